@@ -1,0 +1,33 @@
+"""AlexNet: positions in `nn.Sequential` to the 2012 names."""
+
+from convert.engine import KERAS_LEAVES, Rules, chw_to_hwc, keras_layout
+from convert.rules import TORCH_RENAMES
+
+TORCHVISION = (
+  ("features.0", "conv1"), ("features.3", "conv2"), ("features.6", "conv3"),
+  ("features.8", "conv4"), ("features.10", "conv5"),
+  ("classifier.1", "fc6"), ("classifier.4", "fc7"), ("classifier.6", "fc8"),
+)  # fmt: skip
+PYTORCHCV = (
+  ("features.stage1.unit1.conv", "conv1"), ("features.stage2.unit1.conv", "conv2"),
+  ("features.stage3.unit1.conv", "conv3"), ("features.stage3.unit2.conv", "conv4"),
+  ("features.stage3.unit3.conv", "conv5"),
+  ("output.fc1.fc", "fc6"), ("output.fc2.fc", "fc7"), ("output.fc3", "fc8"),
+)  # fmt: skip
+
+
+def _rules(names) -> Rules:
+  renames = tuple((rf"^{theirs}\.(?=[wb])", rf"{ours}/") for theirs, ours in names)
+  flatten = (("params/fc6/kernel", chw_to_hwc(256, 6, 6)),)
+  return Rules(renames + TORCH_RENAMES, operations=flatten)
+
+
+LPIPS = Rules(  # Flax's own counting; the metric's weights on top are dropped
+  (
+    (r"^NetLinLayer_\d\..*", ""),
+    (r"^AlexNet_0\.Conv_(\d)\.", lambda m: f"conv{int(m[1]) + 1}/"),
+  ),
+  KERAS_LEAVES,
+  keras_layout,
+)
+RULES = {"lpips": LPIPS, "torchvision": _rules(TORCHVISION), "pytorchcv": _rules(PYTORCHCV)}

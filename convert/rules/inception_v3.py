@@ -1,0 +1,61 @@
+"""Inception v3: torchvision's names are ours; Keras counts layers, pytorchcv branches."""
+
+from convert.engine import KERAS_LEAVES, Rules, keras_layout
+from convert.rules import TORCH_RENAMES
+
+STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+PARTS = {  # of each kind of block, in order of construction
+  "A": "branch1x1 branch5x5_1 branch5x5_2 "
+       "branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3 branch_pool",
+  "B": "branch3x3 branch3x3dbl_1 branch3x3dbl_2 branch3x3dbl_3",
+  "C": "branch1x1 branch7x7_1 branch7x7_2 branch7x7_3 branch7x7dbl_1 branch7x7dbl_2 "
+       "branch7x7dbl_3 branch7x7dbl_4 branch7x7dbl_5 branch_pool",
+  "D": "branch3x3_1 branch3x3_2 branch7x7x3_1 branch7x7x3_2 branch7x7x3_3 branch7x7x3_4",
+  "E": "branch1x1 branch3x3_1 branch3x3_2a branch3x3_2b branch3x3dbl_1 branch3x3dbl_2 "
+       "branch3x3dbl_3a branch3x3dbl_3b branch_pool",
+}  # fmt: skip
+KINDS = {"5b": "A", "5c": "A", "5d": "A", "6a": "B", "6b": "C", "6c": "C", "6d": "C", "6e": "C",
+         "7a": "D", "7b": "E", "7c": "E"}  # fmt: skip
+ORDER = STEM + tuple(
+  f"Mixed_{block}/{part}" for block, kind in KINDS.items() for part in PARTS[kind].split()
+)
+KERAS = Rules(
+  (
+    (r"^conv2d_(\d+)/", lambda m: f"{ORDER[int(m[1])]}/conv/"),
+    (r"^batch_normalization_(\d+)/", lambda m: f"{ORDER[int(m[1])]}/bn/"),
+    (r"^predictions/", "fc/"),
+  ),
+  KERAS_LEAVES,
+  keras_layout,
+  counted=("conv2d", "batch_normalization"),
+)
+
+BLOCKS = {"stage1": ("5b", "5c", "5d"), "stage2": ("6a", "6b", "6c", "6d", "6e"),
+          "stage3": ("7a", "7b", "7c")}  # fmt: skip
+
+
+def _part(m) -> str:
+  stage, unit, branch, number, split = m[1], int(m[2]), int(m[3]), m[4], m[5]
+  block = BLOCKS[stage][unit - 1]
+  # Branches in order of construction, without the numbers of their layers.
+  names = list(dict.fromkeys(p.rpartition("_")[0] if p[-1] in "12345ab" and "_" in p else p
+                             for p in PARTS[KINDS[block]].split()))  # fmt: skip
+  name = names[branch - 1]
+  if split:  # a 1x3 and a 3x1 side by side
+    number = f"{branch}{'a' if split == '1x3' else 'b'}"
+  elif number is None and KINDS[block] == "E" and branch == 2:
+    number = "1"
+  numbered = number is not None and name not in ("branch1x1", "branch_pool") and not (
+    KINDS[block] == "B" and branch == 1
+  )  # fmt: skip
+  return f"Mixed_{block}.{name}{f'_{number}' if numbered else ''}."
+
+
+PYTORCHCV = Rules((
+  (r"^features\.init_block\.conv(\d)\.", lambda m: f"{STEM[int(m[1]) - 1]}."),
+  (r"^features\.(stage\d)\.unit(\d)\.branches\.branch(\d)\."
+   r"(?:conv_list\.conv(\d)|conv(1x3|3x1)?)\.(?=conv|bn)", _part),
+  (r"^output\.fc\.", "fc."),
+  *TORCH_RENAMES,
+))  # fmt: skip
+RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV}

@@ -1,0 +1,62 @@
+"""How Keras, pytorchcv and TFLite name a MobileNet's arrays; timm's names are ours."""
+
+from convert.engine import (
+  KERAS_LEAVES,
+  TFLITE_LEAVES,
+  Rules,
+  depthwise,
+  keras_layout,
+  squeeze_keras,
+  squeeze_tflite,
+  tflite_layout,
+)
+from convert.rules import TORCH_RENAMES
+
+FIRST = (1, 2, 4, 6, 12)  # Keras counts blocks from 1; these begin our stacks
+
+
+def place(block: int) -> str:
+  stack = max(s for s, first in enumerate(FIRST) if first <= block)
+  return f"blocks_{stack}_{block - FIRST[stack]}"
+
+
+KERAS = Rules(
+  (
+    (r"^.*/(?=[^/]+/[^/]+$)", ""),
+    (r"^conv1/", "conv_stem/"),
+    (r"^conv1_bn/", "bn1/"),
+    (r"^conv_(dw|pw)_(\d+)/", lambda m: f"{place(int(m[2]))}/conv_{m[1]}/"),
+    (r"^conv_dw_(\d+)_bn/", lambda m: f"{place(int(m[1]))}/bn1/"),
+    (r"^conv_pw_(\d+)_bn/", lambda m: f"{place(int(m[1]))}/bn2/"),
+    (r"^conv_preds/", "classifier/"),
+  ),
+  KERAS_LEAVES,
+  keras_layout,
+  operations=(
+    ("params/classifier/kernel", squeeze_keras),
+    (".*/conv_dw/kernel", depthwise),
+  ),
+)
+PYTORCHCV = Rules((
+  (r"^features\.init_block\.conv\.", "conv_stem."),
+  (r"^features\.init_block\.bn\.", "bn1."),
+  (r"^features\.stage(\d)\.unit(\d)\.", lambda m: f"blocks_{int(m[1]) - 1}_{int(m[2]) - 1}."),
+  (r"(?<=\d)\.dw_conv\.conv\.", ".conv_dw."), (r"(?<=\d)\.dw_conv\.bn\.", ".bn1."),
+  (r"(?<=\d)\.pw_conv\.conv\.", ".conv_pw."), (r"(?<=\d)\.pw_conv\.bn\.", ".bn2."),
+  (r"^output\.", "classifier."),
+  *TORCH_RENAMES,
+))  # fmt: skip
+# By the order of operations: the stem, 13 blocks of a depthwise and a 1x1 convolution, the head.
+TFLITE = Rules(
+  (
+    (r"^(?!CONV_2D_|DEPTHWISE_CONV_2D_).*", ""),  # shapes
+    (r"^CONV_2D_0\.", "conv_stem/"),
+    (r"^CONV_2D_14\.", "classifier/"),
+    (r"^CONV_2D_(\d+)\.", lambda m: f"{place(int(m[1]))}/conv_pw/"),
+    (r"^DEPTHWISE_CONV_2D_(\d+)\.", lambda m: f"{place(int(m[1]) + 1)}/conv_dw/"),
+  ),
+  TFLITE_LEAVES,
+  tflite_layout,
+  operations=(("params/classifier/kernel", squeeze_tflite),),
+)
+RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "tflite": TFLITE}

@@ -1,0 +1,50 @@
+"""How torchvision and Keras name a MobileNetV2's arrays; timm's names are ours."""
+
+from convert.engine import KERAS_LEAVES, Rules, depthwise, keras_layout
+from convert.rules import TORCH_RENAMES
+
+# Both count the blocks through, across stacks of these depths.
+BLOCKS = [(s, i) for s, depth in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(depth)]
+# The parts of a block in order of computation; the first block has no expansion.
+FIRST = ("conv_dw", "bn1", "conv_pw", "bn2")
+OTHER = ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+
+
+def torchvision_part(m) -> str:
+  """features.7.conv.1.0 -> blocks_3_0.conv_dw; its last convolution and norm stand unnested."""
+  (s, i), parts = BLOCKS[int(m[1]) - 1], OTHER if int(m[1]) > 1 else FIRST
+  index = int(m[2]) * 2 + int(m[3]) if m[3] else len(parts) // 2 - 1 + int(m[2])
+  return f"blocks_{s}_{i}.{parts[index]}."
+
+
+def keras_part(m) -> str:
+  """block_6_depthwise_BN -> blocks_3_0/bn2; the first is called expanded_conv."""
+  (s, i), parts = BLOCKS[int(m[1] or 0)], OTHER if m[1] else FIRST
+  steps = ("expand", "depthwise", "project") if m[1] else ("depthwise", "project")
+  return f"blocks_{s}_{i}/{parts[2 * steps.index(m[2]) + (m[3] is not None)]}/"
+
+
+TORCHVISION = Rules((
+  (r"^features\.0\.0\.", "conv_stem."),
+  (r"^features\.0\.1\.", "bn1."),
+  (r"^features\.18\.0\.", "conv_head."),
+  (r"^features\.18\.1\.", "bn2."),
+  (r"^features\.(\d+)\.conv\.(\d)\.(?:(\d)\.)?", torchvision_part),
+  (r"^classifier\.1\.", "classifier."),
+  *TORCH_RENAMES,
+))  # fmt: skip
+KERAS = Rules(
+  (
+    (r"^.*/(?=[^/]+/[^/]+$)", ""),
+    (r"^Conv1/", "conv_stem/"),
+    (r"^bn_Conv1/", "bn1/"),
+    (r"^(?:block_(\d+)|expanded_conv)_([a-z]+)(_BN)?/", keras_part),
+    (r"^Conv_1/", "conv_head/"),
+    (r"^Conv_1_bn/", "bn2/"),
+    (r"^(predictions|Logits)/", "classifier/"),
+  ),
+  KERAS_LEAVES,
+  keras_layout,
+  operations=((".*/conv_dw/kernel", depthwise),),
+)
+RULES = {"torchvision": TORCHVISION, "keras": KERAS}

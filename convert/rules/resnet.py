@@ -1,0 +1,71 @@
+"""How Keras and pretrainedmodels name a ResNet's arrays; its ResNeXts by place, as Lua does."""
+
+from convert.engine import KERAS_LEAVES, ONNX_LEAVES, Rules, keras_layout
+from convert.rules import TORCH_RENAMES
+
+PARTS = {
+  "0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3",
+  "1.0": "downsample.0", "1.1": "downsample.1",
+}  # fmt: skip
+CADENE = Rules((
+  (r"^features\.0\.", "conv1."),
+  (r"^features\.1\.", "bn1."),
+  (
+    r"^features\.(\d)\.(\d+)\.0\.([\d.]+)\.(?=[a-z])",
+    lambda m: f"layer{int(m[1]) - 3}.{m[2]}.{PARTS[m[3]]}.",
+  ),
+  (r"^last_linear\.", "fc."),
+  *TORCH_RENAMES,
+))  # fmt: skip
+PLAIN = Rules(((r"^last_linear\.", "fc."), *TORCH_RENAMES))
+KERAS = Rules(
+  (
+    (r"^conv1_(conv|bn)/", r"\g<1>1/"),
+    (r"^predictions/", "fc/"),
+    (r"^conv(\d)_block(\d+)_", lambda m: f"layer{int(m[1]) - 1}_{int(m[2]) - 1}/"),
+    (r"/0_conv/", "/downsample_0/"),
+    (r"/0_bn/", "/downsample_1/"),
+    (r"/(\d)_(conv|bn)/", r"/\2\1/"),
+  ),
+  KERAS_LEAVES,
+  keras_layout,
+)
+# Yahoo's thin ResNet-50 in Caffe, each norm a layer of statistics and one of scales.
+BRANCHES = {
+  "proj_shortcut": ("downsample_0", "downsample_1"), "branch2a": ("conv1", "bn1"),
+  "branch2b": ("conv2", "bn2"), "branch2c": ("conv3", "bn3"),
+}  # fmt: skip
+BLOBS = {
+  "conv": ("weight", "bias"), "fc": ("weight", "bias"), "bn": ("running_mean", "running_var"),
+  "scale": ("weight", "bias"),
+}  # fmt: skip
+
+
+def _caffe(m) -> str:
+  kind, place, block, branch, blob = m.groups()
+  if kind == "fc":
+    return f"fc/{BLOBS[kind][int(blob)]}"
+  inner = BRANCHES[branch] if branch else ("conv1", "bn1")
+  stem = f"layer{int(place) + 1}_{block}/" if branch else ""
+  return f"{stem}{inner[kind != 'conv']}/{BLOBS[kind][int(blob)]}"
+
+
+CAFFE = Rules((
+  (r"^(conv|bn|scale|fc)_(?:1|nsfw|stage(\d)_block(\d)_(\w+))/(\d)$", _caffe),
+))  # fmt: skip
+# The same with norms folded, by order: in a first block, the shortcut's convolution comes first.
+CONVOLUTIONS = ["conv1", *(
+  f"layer{s}_{i}/{part}" for s, depth in enumerate((3, 4, 6, 3), start=1) for i in range(depth)
+  for part in (("downsample_0",) if i == 0 else ()) + ("conv1", "conv2", "conv3"))]  # fmt: skip
+ONNX = Rules(
+  (
+    (r"^(?!Conv_|MatMul_).*", ""),  # shapes
+    (r"^Conv_(\d+)\.", lambda m: f"{CONVOLUTIONS[int(m[1])]}/"),
+    (r"^MatMul_0\.", "fc/"),
+  ),
+  ONNX_LEAVES,
+)
+RULES = {
+  "caffe": CAFFE, "onnx": ONNX,
+  "cadene": CADENE, "cadene:resnet101": PLAIN, "cadene:resnet152": PLAIN, "keras": KERAS,
+}  # fmt: skip

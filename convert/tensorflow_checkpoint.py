@@ -1,0 +1,126 @@
+"""TensorFlow's checkpoints, also those within a SavedModel: `.index` and its `.data-` shards.
+
+The index is a sorted table of LevelDB: blocks of keys, each of which says what it has in common
+with the one before, and a last block that says where they are. A value is a small message: type,
+shape, place in a shard. TensorFlow writes the table uncompressed. Checksums are not looked at;
+shape and size must agree. Names lose what the object graph appends to them. The form before 2016,
+one `.ckpt` with the arrays within its compressed table, is not read.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from convert import protobuf
+from convert.files import NAME_LIMIT, UnsafeFile, beside, gathered, mapped, shaped, short
+from convert.protobuf import AGAIN, Reader
+from convert.tensorflow_graph import STRING, TYPES
+
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+FOOTER = 48  # bytes: two places, padding, the magic number
+TRAILER = 5  # of each block: how it is compressed, a checksum
+KEY_LIMIT = 1_000_000
+SHARD_LIMIT = 10_000
+HEADER = {1: ("shards", "int"), 2: ("big_endian", "int")}
+ENTRY = {
+  1: ("type", "int"), 2: ("shape", {2: ("dim", {1: ("size", "int")})}), 3: ("shard", "int"),
+  4: ("offset", "int"), 5: ("size", "int"), 7: ("slices", "bytes"),
+}  # fmt: skip
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+INDEXES = ("variables/variables.index", "*.index")
+
+
+def matches(data: np.ndarray, path: Path) -> bool:
+  return data[-8:].tobytes() == MAGIC
+
+
+def arrays(data: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+  """Every variable by name, as views of the shards. Raises UnsafeFile."""
+  rows = _rows(data)
+  name, value = next(rows, (b"", data[:0]))
+  header = protobuf.parse(value, HEADER)
+  count = header.one("shards", 0)
+  if name or not 0 < count <= SHARD_LIMIT or header.one("big_endian", 0):
+    raise UnsafeFile(
+      f"its table does not begin with a header of 1 to {SHARD_LIMIT} shards; {AGAIN}"
+    )
+  stem = path.name.removesuffix(".index")
+  places = [beside(path, f"{stem}.data-{i:05}-of-{count:05}", "a shard") for i in range(count)]
+  shards = [mapped(place) for place in places]
+  return gathered(_variables(rows, shards), sum(map(len, shards)))
+
+
+def _variables(rows, shards: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+  for key, value in rows:
+    what, entry = f"its variable {short(key)}", protobuf.parse(value, ENTRY)
+    kind, shard = entry.one("type", 0), entry.one("shard", 0)
+    begin, size = entry.one("offset", 0), entry.one("size", 0)
+    if kind == STRING:  # the object graph
+      continue
+    if entry.all("slices"):
+      raise UnsafeFile(f"{what} is stored in slices; save it in one piece")
+    if kind not in TYPES or not 0 <= shard < len(shards):
+      raise UnsafeFile(f"{what} is of type {kind} in shard {shard}, which is not read here")
+    if not 0 <= begin <= begin + size <= len(shards[shard]):
+      raise UnsafeFile(f"{what} ends at byte {begin + size} of {len(shards[shard])}; {AGAIN}")
+    shape = entry.one("shape")
+    shape = [dim.one("size", 0) for dim in shape.all("dim")] if shape else []
+    raw = shards[shard][begin : begin + size]
+    yield _name(key), shaped(raw, shape, TYPES[kind][0], what)
+
+
+def _name(key: bytes) -> str:
+  try:
+    return key.decode().removesuffix(SUFFIX)
+  except UnicodeDecodeError:
+    raise UnsafeFile(f"it holds a variable by the name {short(key)}; refused") from None
+
+
+def _rows(data: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+  """(key, value) in the order of the table, which is that of the keys."""
+  if len(data) < FOOTER:
+    raise UnsafeFile(f"its table has {len(data)} bytes; {AGAIN}")
+  reader = Reader(memoryview(data), data)
+  at, last, count = len(data) - FOOTER, None, 0
+  for _ in range(2):  # what the first place leads to is not used
+    at, *place = _place(reader, at, len(data))
+  for _, where in _block(reader, *place):
+    _, *inner = _place(Reader(memoryview(where), where), 0, len(where))
+    for key, value in _block(reader, *inner):
+      count += 1
+      if count > KEY_LIMIT or (last is not None and key <= last):
+        raise UnsafeFile(f"its table has keys out of order or more than {KEY_LIMIT}; {AGAIN}")
+      last = key
+      yield key, value
+
+
+def _place(reader: Reader, at: int, end: int) -> tuple[int, int, int]:
+  """(byte after it, offset, size) of a block's place."""
+  offset, at = reader.varint(at, end)
+  size, at = reader.varint(at, end)
+  return at, offset, size
+
+
+def _block(reader: Reader, offset: int, size: int) -> Iterator[tuple[bytes, np.ndarray]]:
+  """(key, value) of a block."""
+  data = reader.array
+  if offset + size + TRAILER > len(data) or size < 4:
+    raise UnsafeFile(f"a block of its table ends at byte {offset + size}; {AGAIN}")
+  if data[offset + size]:
+    raise UnsafeFile(
+      "its table is compressed, as before TensorFlow 0.12; save it again in a later one"
+    )
+  restarts = int.from_bytes(data[offset + size - 4 : offset + size].tobytes(), "little")
+  at, end, key = offset, offset + size - 4 - 4 * restarts, b""
+  if end < offset:
+    raise UnsafeFile(f"a block of its table claims {restarts} restarts; {AGAIN}")
+  while at < end:
+    shared, at = reader.varint(at, end)
+    own, at = reader.varint(at, end)
+    length, at = reader.varint(at, end)
+    if shared > len(key) or shared + own > NAME_LIMIT or own + length > end - at:
+      raise UnsafeFile(f"a key of its table at byte {at} cannot be; {AGAIN}")
+    key = key[:shared] + data[at : at + own].tobytes()
+    yield key, data[at + own : at + own + length]
+    at += own + length

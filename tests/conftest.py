@@ -1,0 +1,20 @@
+"""What several test files share."""
+
+import os
+
+import pytest
+
+from tests import photographs
+
+# Before anybody imports Keras: an import that fails for want of TensorFlow leaves half of it.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+  return photographs.make(tmp_path_factory.mktemp("photos") / "colours")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")

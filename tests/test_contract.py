@@ -1,0 +1,123 @@
+"""What every classifier of the zoo promises; a new variant is tested by being in the catalog."""
+
+import csv
+import dataclasses
+from functools import partial
+from pathlib import Path
+import re
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from convert.commands import identify
+from tests import cases, parity
+import zoo
+from zoo import catalog
+
+SIZE = 224
+with open(Path(__file__).with_name("references.csv")) as file:
+  PUBLISHED = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
+
+
+def trace(model):
+  """(end points, variables) as shapes, nothing computed."""
+  model = model.clone(numerics=dataclasses.replace(model.numerics, plain=True))  # traces sooner
+  image = jax.ShapeDtypeStruct((2, SIZE, SIZE, 3), jnp.float32)
+  return jax.eval_shape(
+    partial(model.init_with_output, train=False), jax.random.key(0), image
+  )  # fmt: skip
+
+
+def modules_of(variables) -> set[str]:
+  return {path.split("/")[1] for path in traverse_util.flatten_dict(variables, sep="/")}
+
+
+@pytest.mark.parametrize("name", zoo.names(task="classify"))
+def test_contract(name):
+  model = zoo.create(name, plain=True)  # traced in half the time
+  ends, variables = trace(model)
+
+  sizes = [array.size for array in jax.tree.leaves(variables["params"])]
+  assert sum(sizes) == PUBLISHED.get(name, "a line in tests/references.csv")
+  assert {"params"} <= variables.keys() <= {"params", "batch_stats"}
+
+  stages = sorted((e for e in ends if e.startswith("stage")), key=lambda e: int(e[5:]))
+  assert stages == [f"stage{i}" for i in range(1, len(stages) + 1)]
+  assert ends.keys() - set(stages) == {"stem", "pooled", "logits"}
+  heights = [ends[e].shape[1] for e in ("stem", *stages)]
+  assert heights == sorted(heights, reverse=True), "stages only get coarser"
+  assert all(ends[e].ndim == 4 and ends[e].shape[0] == 2 for e in ("stem", *stages))
+  assert ends["pooled"].ndim == 2 and ends["logits"].shape == (2, model.num_classes)
+
+  patterns, modules = zoo.stages(name), modules_of(variables)
+  covered = {m: [p for p in patterns if re.fullmatch(p, m)] for m in modules}
+  assert {m: p for m, p in covered.items() if len(p) != 1} == {}, "each in exactly one stage"
+  assert not [p for p in patterns if not any(re.fullmatch(p, m) for m in modules)]
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  body = [a.size for path, a in flat.items() if not re.fullmatch(patterns[-1], path.split("/")[1])]
+  row = f"a line in convert/commands/sizes.csv: {name},{len(body)},{sum(body)}"
+  assert identify.SIZES.get(name, row) == (len(body), sum(body))
+
+  bare, without = trace(zoo.create(name, num_classes=None, plain=True))
+  gone = modules - modules_of(without)
+  assert gone and all(re.fullmatch(patterns[-1], m) for m in gone), "the head, and only that"
+  assert bare.keys() == ends.keys() - {"logits"}
+
+
+def test_no_count_without_a_variant():
+  assert PUBLISHED.keys() <= set(zoo.names())
+
+
+def _smallest():
+  """Of each family what its cases name, else its variant of fewest parameters."""
+  names = {}
+  for family in catalog.families("classify"):
+    name = min(family.VARIANTS, key=lambda v: PUBLISHED.get(v, 0))
+    names[family.__name__.rpartition(".")[2]] = (name, {})
+  return names | cases.smallest()
+
+
+@pytest.mark.parametrize(("name", "fields"), _smallest().values(), ids=_smallest())
+def test_real_arrays(name, fields):
+  """Small pictures, not square ones, gradients, statistics and bfloat16, in two compilations."""
+  model = zoo.create(name, **fields, num_classes=7)
+  variables = zoo.init(model, jax.random.key(0), size=96)
+  stats = variables.get("batch_stats", {})
+  quick = partial(jax.jit, compiler_options=parity.QUICK_COMPILATION)
+  key, rng = jax.random.key(1), np.random.default_rng(0)
+  small = rng.normal(size=(2, 96, 96, 3)).astype(np.float32)
+  wide = rng.normal(size=(2, 96, 128, 3)).astype(np.float32)
+
+  def run(model, params, image):
+    return model.apply(
+      {"params": params, "batch_stats": stats}, image, train=True, rngs={"dropout": key},
+      mutable=["batch_stats"],
+    )  # fmt: skip
+
+  def loss(params):
+    frozen = zoo.create(name, **fields, num_classes=7, freeze_norm=True)
+    ends, moved = run(frozen, params, small)
+    # Auxiliary heads learn too.
+    total = sum((e**2).mean() for end, e in ends.items() if end.endswith("logits"))
+    return total, moved
+
+  grads, kept = quick(jax.grad(loss, has_aux=True))(variables["params"])
+  flat = traverse_util.flatten_dict(grads, sep="/")
+  assert [path for path, g in flat.items() if not np.isfinite(g).all()] == []
+  assert [path for path, g in flat.items() if not np.any(g)] == [], "every parameter learns"
+  for path, old in traverse_util.flatten_dict(stats, sep="/").items():
+    got = traverse_util.flatten_dict(kept["batch_stats"], sep="/")[path]
+    np.testing.assert_array_equal(got, old, err_msg=f"freeze_norm moved {path}")
+
+  half = zoo.create(name, **fields, num_classes=7, dtype=jnp.bfloat16)
+  ends, moved = quick(partial(run, half))(variables["params"], wide)
+  assert [e for e, x in ends.items() if not np.isfinite(np.asarray(x, np.float32)).all()] == []
+  stage = max(e for e in ends if e.startswith("stage"))
+  assert ends[stage].dtype == jnp.bfloat16 and ends["logits"].shape == (2, 7)
+  assert moved.get("batch_stats", {}).keys() == stats.keys()
+  for path, old in traverse_util.flatten_dict(stats, sep="/").items():
+    got = traverse_util.flatten_dict(moved["batch_stats"], sep="/")[path]
+    assert got.dtype == jnp.float32 and np.any(np.asarray(got) != old), f"train left {path}"

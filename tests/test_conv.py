@@ -1,0 +1,156 @@
+"""zoo.ops.conv against plain loops in NumPy, and each fast form against the plain one."""
+
+from functools import partial
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zoo.ops import conv as ops
+
+KEY = jax.random.key(0)
+
+
+def naive_conv(x, kernel, stride, pads, dilation, groups):
+  x = np.pad(x, ((0, 0), *pads, (0, 0)))
+  kh, kw, ci, features = kernel.shape
+  h, w = (
+    (n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(x.shape[1:3], (kh, kw), dilation, stride)
+  )
+  out = np.zeros((x.shape[0], h, w, features))
+  for f, i, j in itertools.product(range(features), range(h), range(w)):
+    group = f // (features // groups)
+    patch = x[:, i * stride[0] :, j * stride[1] :, group * ci : (group + 1) * ci]
+    patch = patch[:, : (kh - 1) * dilation[0] + 1 : dilation[0]]
+    patch = patch[:, :, : (kw - 1) * dilation[1] + 1 : dilation[1]]
+    out[:, i, j, f] = (patch * kernel[..., f]).sum((1, 2, 3))
+  return out
+
+
+FORMS = {  # groups, kernel, stride, padding, dilation, features
+  "dense": (1, (3, 3), (2, 2), "SAME", (1, 1), 5),
+  "pointwise": (1, (1, 1), (2, 2), "VALID", (1, 1), 5),
+  "pointwise padded": (1, (1, 1), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
+  "pointwise grouped": (4, (1, 1), (1, 1), "VALID", (1, 1), 12),
+  "depthwise": (8, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 8),
+  "depthwise even, stride 2": (8, (3, 3), (2, 2), "SAME", (1, 1), 8),
+  "depthwise dilated": (8, (5, 3), (1, 1), ((4, 4), (2, 2)), (2, 2), 8),
+  "grouped": (4, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 12),
+  "depthwise, two outputs a channel": (8, (3, 3), (1, 1), "SAME", (1, 1), 16),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_conv_is_its_definition_and_so_are_its_gradients(form):
+  groups, kernel, stride, padding, dilation, features = FORMS[form]
+  x = jax.random.normal(KEY, (2, 9, 8, 8))
+  w = jax.random.normal(KEY, (*kernel, 8 // groups, features))
+  run = partial(ops.conv, stride=stride, padding=padding, dilation=dilation, groups=groups)
+  pads = ops.resolve_pads(padding, (9, 8), kernel, stride, dilation)
+  want = naive_conv(np.asarray(x, np.float64), np.asarray(w), stride, pads, dilation, groups)
+  np.testing.assert_allclose(jax.jit(run)(x, w), want, rtol=1e-4, atol=1e-4)
+
+  def loss(x, w, plain):
+    return jnp.sum(jnp.sin(run(x, w, plain=plain)))
+
+  fast, plain = (jax.jit(jax.grad(partial(loss, plain=p), (0, 1)))(x, w) for p in (False, True))
+  for a, b in zip(fast, plain):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_join_into_blocks_of_bounded_width():
+  x, w = jnp.ones((1, 5, 5, 128)), jax.random.normal(KEY, (3, 3, 4, 128))
+  fast = partial(ops.conv, groups=32)
+  text = jax.jit(fast).lower(x, w).as_text()
+  assert text.count("stablehlo.convolution") == 128 // ops.BLOCK
+  assert "feature_group_count = 32" not in text
+  plain = partial(fast, plain=True)
+  np.testing.assert_allclose(jax.jit(fast)(x, w), jax.jit(plain)(x, w), rtol=1e-4, atol=1e-4)
+
+
+def test_other_platforms_get_the_plain_convolution_alone():
+  x, w = jnp.ones((1, 5, 5, 8)), jnp.ones((3, 3, 1, 8))
+  traced = jax.jit(partial(ops.conv, groups=8)).trace(x, w)
+  text = traced.lower(lowering_platforms=("tpu",)).as_text()
+  assert text.count("stablehlo.convolution") == 1 and "stablehlo.slice" not in text
+  assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def naive_pool(x, kernel, stride, pad, ceil, reduce):
+  """Torch's rule: windows may pass the end when `ceil`, but none begins beyond the input."""
+  n, h, w, c = x.shape
+  sizes = []
+  for size in (h, w):
+    count = (size + 2 * pad - kernel) / stride
+    count = int(np.ceil(count) if ceil else np.floor(count)) + 1
+    sizes.append(count - 1 if ceil and (count - 1) * stride >= size + pad else count)
+  out = np.zeros((n, *sizes, c))
+  for i, j in itertools.product(*map(range, sizes)):
+    top, left = i * stride - pad, j * stride - pad
+    rows, columns = (slice(max(0, a), a + kernel) for a in (top, left))
+    inside = (min(top + kernel, h + pad) - top) * (min(left + kernel, w + pad) - left)
+    out[:, i, j] = reduce(x[:, rows, columns], inside)
+  return out
+
+
+POOLS = list(itertools.product([(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1)], [False, True]))
+
+
+@pytest.mark.parametrize("sizes, ceil", POOLS)
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_pools_are_their_definitions(size, sizes, ceil):
+  kernel, stride, pad = sizes
+  x = jax.random.normal(KEY, (2, *size, 3)) - 3  # negative: a padded zero would win a maximum
+  args = dict(stride=(stride,) * 2, padding=((pad, pad),) * 2, ceil=ceil)
+  data = np.asarray(x, np.float64)
+  naive = partial(naive_pool, data, kernel, stride, pad, ceil)
+  for plain in (False, True):
+
+    def pools(x, plain=plain):
+      run = dict(kernel=(kernel,) * 2, plain=plain, **args)
+      return ops.max_pool(x, **run), ops.avg_pool(x, **run), ops.avg_pool(x, count_pad=False, **run)
+
+    wants = (
+      lambda w, n: w.max((1, 2)),
+      lambda w, n: w.sum((1, 2)) / n,
+      lambda w, n: w.mean((1, 2)),
+    )
+    for got, want in zip(jax.jit(pools)(x), wants):
+      np.testing.assert_allclose(got, naive(want), rtol=1e-4)
+
+
+@pytest.mark.parametrize("pool", [ops.max_pool, ops.avg_pool])
+def test_gradients_of_pools_are_the_plain_ones(pool):
+  x = jax.random.normal(KEY, (2, 7, 8, 3))
+
+  def loss(x, plain):
+    args = dict(stride=(2, 2), padding=((1, 1), (1, 1)), ceil=True, plain=plain)
+    return jnp.sum(jnp.sin(pool(x, (3, 3), **args)))
+
+  fast, plain = (jax.jit(jax.grad(partial(loss, plain=p)))(x) for p in (False, True))
+  np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_same_average_pooling_ignores_padding():
+  y = ops.avg_pool(jnp.ones((1, 5, 5, 1)), (3, 3), stride=(2, 2), padding="SAME", count_pad=False)
+  np.testing.assert_allclose(y, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(6, 6), (3, 5), (13, 7)])
+def test_adaptive_average_pool(size):
+  x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+  want = np.zeros((2, *size, 3))
+  for i, j in itertools.product(range(size[0]), range(size[1])):
+    rows = slice(i * 7 // size[0], -(-(i + 1) * 7 // size[0]))
+    columns = slice(j * 9 // size[1], -(-(j + 1) * 9 // size[1]))
+    want[:, i, j] = x[:, rows, columns].mean((1, 2))
+  np.testing.assert_allclose(
+    ops.adaptive_avg_pool(jnp.asarray(x), size), want, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_a_window_larger_than_the_picture_is_a_sentence():
+  with pytest.raises(ValueError, match="window of 7 does not fit an input of 5"):
+    ops.max_pool(jnp.ones((1, 5, 5, 1)), (7, 7), stride=(1, 1))

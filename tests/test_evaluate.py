@@ -1,0 +1,131 @@
+"""python -m train.evaluate as a user runs it, and its measures by hand."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+
+from tests import photographs, runs
+from train import evaluate
+from train.data import transforms
+import zoo
+
+
+def run(cache, *flags, code=0):
+  done = subprocess.run(
+    [sys.executable, "-m", "train.evaluate", *flags], capture_output=True, text=True, timeout=200,
+    env=photographs.environment(cache),
+  )  # fmt: skip
+  assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
+  return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """(a workdir of four classes, its photographs in folders called by the classes' numbers)."""
+  folder = tmp_path_factory.mktemp("evaluated")
+  data = runs.photographs(folder / "named")
+  runs.finished(folder / "run", data)
+  for i, name in enumerate(runs.FOLDERS):
+    for split in ("train", "test"):
+      (data / split / name).rename(data / split / str(i))
+  return folder / "run", data
+
+
+def test_measures_equal_those_of_each_photograph(trained, cache, tmp_path):
+  workdir, data = trained
+  out = tmp_path / "out"
+  said = run(cache, f"--model={workdir}", f"--data={data}", "--split=all", "--batch=5",
+             f"--out={out}")  # fmt: skip
+  model, variables = zoo.load(workdir)
+  preprocess = zoo.record(workdir).preprocess
+  want = {}
+  for path in sorted(data.rglob("*.png")):
+    view = preprocess.crop(Image.fromarray(transforms.decode(path.read_bytes())))
+    probs = jax.nn.softmax(
+      model.apply(variables, preprocess.normalize(view[None]), train=False)["logits"]
+    )[0]
+    want[str(path.relative_to(data))] = int(path.parent.name), int(probs.argmax()), probs.max()
+  rows = list(csv.DictReader((out / "predictions.csv").open()))
+  assert sorted(row["path"] for row in rows) == sorted(want)
+  for row in rows:
+    label, answer, prob = want[row["path"]]
+    assert (row["class"], row["answer"]) == (runs.CLASSES[label], runs.CLASSES[answer])
+    assert abs(float(row["prob"]) - prob) < 1e-4
+  top1 = np.mean([label == answer for label, answer, _ in want.values()])
+  measures = json.loads((out / "evaluation.json").read_text())
+  assert measures["images"] == len(want) == 24 and measures["top1"] == pytest.approx(top1)
+  assert f"top1               {top1:.2%}" in said and measures["top5"] == 1
+  table = list(csv.DictReader((out / "classes.csv").open()))
+  assert sum(int(row["right"]) for row in table) == round(top1 * 24)
+  assert "<script>alert" not in (out / "index.html").read_text()
+  assert all((out / f"{name}.png").stat().st_size > 1000 for name in ("confusion", "calibration"))
+
+
+@pytest.mark.parametrize("tta, views", [("flip", 2), ("five", 5), ("ten", 10)])
+def test_views_are_averaged(trained, tta, views):
+  workdir, data = trained
+  config = evaluate.Config(model=str(workdir), data=str(data), tta=tta, size=48, batch=4)
+  found = evaluate.evaluate(config)
+  model, variables = zoo.load(workdir)
+  preprocess = zoo.record(workdir).preprocess.at(48)
+  picture = Image.open(data / found.keys[0])
+  all_views = preprocess.corners(picture) if views >= 5 else preprocess.crop(picture)[None]
+  if views in (2, 10):
+    all_views = np.concatenate([all_views, all_views[:, :, ::-1]])
+  assert len(all_views) == views
+  logits = model.apply(variables, preprocess.normalize(all_views), train=False)["logits"]
+  np.testing.assert_allclose(found.probs[0], jax.nn.softmax(logits).mean(0), atol=1e-5)
+
+
+def test_corners_lie_where_they_should():
+  preprocess = zoo.Preprocess(size=4, resize=8)
+  picture = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
+  views = preprocess.corners(Image.fromarray(picture))
+  want = [picture[:4, :4], picture[:4, 6:], picture[4:, :4], picture[4:, 6:], picture[2:6, 3:7]]
+  np.testing.assert_array_equal(views, want)
+
+
+def test_calibration_by_hand():
+  confidence = np.array([0.95, 0.95, 0.55, 1.0])
+  right = np.array([True, False, True, True])
+  error, bins = evaluate.calibration(confidence, right)
+  # Of 15 bins: 0.95, 0.95 and 1.0 in the last, 0.55 in the ninth.
+  want = 3 / 4 * abs((0.95 + 0.95 + 1) / 3 - 2 / 3) + 1 / 4 * abs(0.55 - 1)
+  assert error == pytest.approx(want) and [n for n, *_ in bins if n] == [1, 3]
+
+
+def test_ranks_and_intervals():
+  probs = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3]], np.float32)
+  found = evaluate.Evaluation(["a", "b"], np.array([1, 1]), probs, "xyz", [1], 1.0)
+  assert list(found.ranks) == [1, 0]
+  measures = found.measures()
+  assert measures["top1"] == 0.5 and measures["top1_low"] < 0.5 < measures["top1_high"]
+  assert measures["loss"] == pytest.approx(-np.log([0.3, 0.5]).mean(), rel=1e-6)
+  assert jnp.isfinite(measures["images_per_second"])
+
+
+def test_classes_are_found_by_name_or_number():
+  classes = ["tench", "great white shark", "crane", "crane"]
+  assert list(evaluate.matched(["Great_White_Shark", "tench"], classes, "m")) == [1, 0]
+  assert list(evaluate.matched(["3", "0"], classes, "m")) == [3, 0]
+  assert list(evaluate.matched(["crane"], classes, "m")) == [2]  # the first of two of that name
+  with pytest.raises(ValueError, match="m does not know 2 of the 3 classes of the data: cat, dog"):
+    evaluate.matched(["cat", "tench", "dog"], classes, "m")
+
+
+def test_bad_input_gets_a_sentence(trained, cache, tmp_path):
+  workdir, data = trained
+  said = run(cache, code=1)
+  assert "--model is missing" in said and "--data is missing" in said
+  (tmp_path / "x").mkdir()
+  (tmp_path / "x/y").touch()
+  said = run(cache, f"--model={workdir}", f"--data={data}", f"--out={tmp_path / 'x'}", code=1)
+  assert "is there already" in said
+  assert "no folder" in run(cache, f"--model={workdir}", "--data=nowhere", code=1)

@@ -1,0 +1,232 @@
+"""The way back: what we write is loaded and run by those whose formats it is."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+from flax import traverse_util
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from convert.__main__ import Options, main
+from convert.commands import export, originals
+from tests import parity, test_contract
+import zoo
+from zoo import store
+
+SIZE = 96
+
+
+def random_variables(model, size: int = SIZE) -> dict:
+  """Arrays of an order that keeps activations of order one."""
+  rng = np.random.default_rng(0)
+
+  def values(path, spec):
+    if path[-1].key in ("scale", "var"):
+      return rng.uniform(0.5, 1.5, spec.shape).astype(np.float32)
+    spread = (2 / np.prod(spec.shape[:-1])) ** 0.5 if path[-1].key == "kernel" else 0.1
+    return (spread * rng.normal(size=spec.shape)).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(values, zoo.shapes(model, size=size))
+
+
+def images(count: int = 2, size: int = SIZE) -> np.ndarray:
+  return np.random.default_rng(1).normal(size=(count, size, size, 3)).astype(np.float32)
+
+
+def logits(model, variables, x) -> np.ndarray:
+  def run(variables, x):
+    return model.apply(variables, x, train=False)["logits"]
+
+  return np.asarray(jax.jit(run, compiler_options=parity.QUICK_COMPILATION)(variables, x))
+
+
+def difference(got, want) -> float:
+  assert got.shape == want.shape
+  return np.abs(got - want).max() / np.abs(want).max()
+
+
+def saved(path, name: str, **fields):
+  """(model, variables) of a checkpoint's form, written as a training run writes its weights."""
+  model = zoo.create(name, **fields)
+  variables = random_variables(model)
+  store.save(path, variables, zoo.Record(model_variant(name), name, fields))
+  return model, variables
+
+
+def model_variant(name: str) -> str:
+  return name.partition(".")[0]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+  """(file of a ResNet-18 tuned to 7 classes, its logits)."""
+  path = tmp_path_factory.mktemp("run") / "model.safetensors"
+  model, variables = saved(path, "resnet18.tv1", num_classes=7)
+  return path, logits(model, variables, images(size=224))
+
+
+@pytest.mark.parametrize(
+  "dialect, to", [("torchvision", "torch"), ("timm", "safetensors"), ("pytorchcv", "torch")]
+)
+def test_a_tuned_network_runs_in_torch(tuned, dialect, to, tmp_path):
+  """A run's folder, in the names of any library that has the network; its loader is strict."""
+  torch = pytest.importorskip("torch", reason="pip install flaxzoo[references]")
+  from safetensors.torch import load_file
+
+  path, want = tuned
+  original = originals.find("resnet18", dialect)
+  if not originals.installed(original):
+    pytest.skip(f"the original needs {dialect}: pip install flaxzoo[references]")
+  assert main(Options(to=to, dialect=dialect, out=str(tmp_path)), [str(path.parent)]) == 0
+  [written] = tmp_path.iterdir()
+  assert written.name == f"{path.parent.name}.{dialect}{export.FORMATS[to]}"
+  net = originals.build(original, num_classes=7)
+  state = load_file(written) if to == "safetensors" else torch.load(written, weights_only=True)
+  net.load_state_dict(state)
+  with torch.no_grad():
+    got = net(torch.from_numpy(images(size=224).transpose(0, 3, 1, 2).copy())).numpy()
+  assert difference(got, want) < 1e-4
+
+
+def test_a_tuned_network_runs_in_keras(tmp_path):
+  pytest.importorskip("keras", reason="pip install flaxzoo[references]")
+  path, written = tmp_path / "run.safetensors", tmp_path / "run.keras.h5"
+  model, variables = saved(path, "mobilenetv1_025.keras", num_classes=7)
+  main(Options(to="keras", out=str(tmp_path)), [str(path)])
+  net = originals.build(originals.find(model_variant("mobilenetv1_025.keras"), "keras"), 7, SIZE)
+  net.load_weights(written)
+  got = np.asarray(net(images(), training=False))
+  assert difference(got, logits(model, variables, images())) < 1e-4
+
+
+def test_a_backbone_goes_back_without_a_head(tmp_path):
+  pytest.importorskip("torchvision", reason="pip install flaxzoo[references]")
+  path = tmp_path / "backbone.safetensors"
+  saved(path, "resnet18.tv1", num_classes=None)
+  written = export.export(str(path), "torch", str(tmp_path), None)
+  names = zoo.readers.read(written)
+  assert len(names) == 100 and not [name for name in names if name.startswith("fc")]
+
+
+ONNX = ("densenet", "mobilenet_v3", "nasnet", "senet", "shufflenet", "vgg")
+
+
+@pytest.mark.parametrize("family", ONNX)
+def test_onnx_graphs_run_in_onnxruntime(family):
+  """Of any number of images, as the model that they were traced from."""
+  pytest.importorskip("onnx", reason="pip install flaxzoo[onnx]")
+  runtime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
+  variant, fields = test_contract._smallest()[family]
+  model = zoo.create(variant, **fields)
+  variables = random_variables(model)
+  record = zoo.Record(variant, fields=fields, preprocess=zoo.Preprocess(SIZE, SIZE))
+  graph = export.onnx_model(model, variables, record)
+  session = runtime.InferenceSession(graph.SerializeToString())
+  [image], [out] = session.get_inputs(), session.get_outputs()
+  assert (image.name, image.shape) == ("image", ["batch", SIZE, SIZE, 3])
+  assert (out.name, out.shape) == ("logits", ["batch", model.num_classes])
+  x = images(3)
+  got = [session.run(None, {"image": part})[0] for part in (x[:1], x[1:])]
+  assert difference(np.concatenate(got), logits(model, variables, x)) < 1e-4
+
+
+def test_an_onnx_file_says_what_it_is(tuned, tmp_path):
+  onnx = pytest.importorskip("onnx", reason="pip install flaxzoo[onnx]")
+  written = export.export(str(tuned[0]), "onnx", str(tmp_path), None)
+  model = onnx.load(written)
+  onnx.checker.check_model(model, full_check=True)
+  [facts] = model.metadata_props
+  assert json.loads(facts.value)["weights"] == "resnet18.tv1"
+
+
+LOADER = """
+import sys
+import jax, numpy as np
+with open(sys.argv[1], "rb") as file:
+  program = jax.export.deserialize(bytearray(file.read()))
+out = program.call(np.load(sys.argv[2]))
+np.save(sys.argv[3], out["logits"])
+assert not {"zoo", "convert", "flax"} & sys.modules.keys()
+"""
+
+
+def test_stablehlo_runs_without_this_project(tuned, tmp_path):
+  """In another process that has JAX alone, on another number of images than it was traced with."""
+  path, want = tuned
+  model, variables = zoo.load(path)
+  program = export.stablehlo(model, variables, zoo.record(path))
+  assert program.platforms == ("cpu", "cuda", "tpu")
+  files = [tmp_path / name for name in ("program", "images.npy", "logits.npy")]
+  files[0].write_bytes(program.serialize())
+  np.save(files[1], images(size=224))
+  subprocess.run([sys.executable, "-c", LOADER, *files], check=True, cwd=tmp_path)
+  assert difference(np.load(files[2]), want) < 1e-4
+
+
+@pytest.mark.parametrize(
+  "options, sentence",
+  [
+    (Options(to="keras"), "no dialect of resnet18 .* written to keras"),
+    (Options(to="torch", dialect="slim"), "no rules for resnet in dialect 'slim'; there are"),
+    (Options(to="torch", dialect="keras"), "names of keras .* not written to torch"),
+    (Options(to="torch", file="x"), "one thing at a time"),
+    (Options(to="torch", against="timm"), "--against goes with verify"),
+    (Options(dialect="timm"), "--dialect goes with to"),
+  ],
+)
+def test_wrong_questions_are_answered(tuned, options, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    main(options, [str(tuned[0])])
+
+
+def test_names_that_nobody_knows(tuned, tmp_path, monkeypatch):
+  """Neither a converted checkpoint nor the original library is at hand."""
+  monkeypatch.setenv("FLAXZOO_CACHE", str(tmp_path))
+  monkeypatch.setattr(originals, "installed", lambda original: False)
+  with pytest.raises(ValueError, match="the names that torchvision gives a resnet18 are not known"):
+    export.export(str(tuned[0]), "torch", str(tmp_path), None)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_norms_that_a_file_had_folded_are_folded_again(tuned, tmp_path):
+  """The names of the file that a checkpoint came from have a bias where we have a norm."""
+  model, variables = zoo.load(tuned[0])
+  names = {"fc.weight": (7, 512), "fc.bias": (7,)}
+  for path, array in traverse_util.flatten_dict(variables["params"], sep=".").items():
+    name = re.sub(r"_(?=\d)", ".", path.replace(".kernel", ""))
+    if array.ndim == 4:
+      names |= {f"{name}.weight": array.shape[::-1], f"{name}.bias": array.shape[-1:]}
+  path = tmp_path / "folded.safetensors"
+  record = dataclasses.replace(zoo.record(tuned[0]), foreign=names)
+  store.save(path, variables, record)
+  arrays = zoo.readers.read(export.export(str(path), "torch", str(tmp_path), "torchvision"))
+  assert arrays.keys() == names.keys()
+  params, stats = variables["params"]["bn1"], variables["batch_stats"]["bn1"]
+  want = params["bias"] - stats["mean"] * params["scale"] / np.sqrt(stats["var"] + 1e-5)
+  np.testing.assert_allclose(arrays["conv1.bias"], want, rtol=1e-5)
+
+
+def test_verify_against_the_original(tuned, capsys, tmp_path):
+  if not originals.installed(originals.find("resnet18", "torchvision")):
+    pytest.skip("the original needs torchvision: pip install flaxzoo[references]")
+  picture = tmp_path / "picture.png"
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 80, 3), np.uint8)).save(picture)
+  status = main(Options(against="torchvision", image=str(picture)), ["verify", str(tuned[0])])
+  out = capsys.readouterr().out
+  assert status == 0 and "FAILED" not in out and "from those of torchvision, run here" in out
+  assert len([line for line in out.splitlines() if "%  class" in line]) == 5
+
+
+def test_verify_fails_what_is_broken(tuned, tmp_path, capsys):
+  model, variables = zoo.load(tuned[0])
+  variables = jax.tree.map(np.array, variables)
+  variables["params"]["fc"]["bias"][2] = np.nan
+  path = tmp_path / "broken.safetensors"
+  store.save(path, variables, zoo.record(tuned[0]))
+  assert main(Options(), ["verify", str(path)]) == 1
+  assert "1 in params/fc/bias" in capsys.readouterr().out

@@ -1,0 +1,39 @@
+"""Every recipe under train/recipes is one that the trainer takes."""
+
+from pathlib import Path
+import subprocess
+
+from absl import flags
+import pytest
+
+from train import classify, loop, optim, options, startup
+from zoo import catalog
+
+TRAIN = Path(__file__).parent.parent / "train"
+CONFIGS = (startup.Config, loop.Config, optim.Config, classify.Config)
+
+
+@pytest.mark.parametrize("path", sorted((TRAIN / "recipes").glob("*.flags")), ids=lambda p: p.stem)
+def test_recipe(path):
+  values = flags.FlagValues()
+  readers = [options.define(config, values) for config in CONFIGS]
+  values(["program", f"--flagfile={path}"])
+  _, run, optimizer, own = (read() for read in readers)
+  assert path.read_text().startswith("#") and run.model in catalog.VARIANTS
+  rate = optim.schedule(optimizer, total=1000, warmup=round(optimizer.warmup))
+  assert float(rate(999)) < optimizer.lr == pytest.approx(max(float(rate(i)) for i in range(9)))
+  given = [line for line in path.read_text().splitlines() if line.startswith("--")]
+  named = options.as_dict(run, optimizer, own)
+  assert all(line[2:].partition("=")[0] in named for line in given)
+
+
+def test_launchers():
+  script = TRAIN / "launch/slurm.sbatch"
+  subprocess.run(["bash", "-n", script], check=True)
+  assert "imagenet_resnet50.flags" in script.read_text()
+  yaml = pytest.importorskip("yaml", reason="PyYAML comes with tensorflow-datasets' dependencies")
+  job = yaml.safe_load((TRAIN / "launch/jobset.yaml").read_text())
+  pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  recipe = container["args"][1].removeprefix("--flagfile=")
+  assert (TRAIN.parent / recipe).exists() and container["command"][1:] == ["-m", "train.classify"]

@@ -1,0 +1,117 @@
+"""kill -9 at any moment, the same command again: the same result to the last bit."""
+
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import time
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+import pytest
+
+from tests import photographs
+
+FLAGS = ("--epochs=2", "--save_every=3")
+LAST = 14
+
+
+def saving(workdir: Path) -> bool:
+  return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+
+def saving_after(step: int):
+  """A checkpoint is being written, and that of `step` is whole."""
+  return lambda workdir: saving(workdir) and (workdir / "checkpoints" / str(step)).exists()
+
+
+def row(step: int):
+  """The update number `step` is done, and its row written."""
+
+  def reached(workdir: Path) -> bool:
+    path = workdir / "metrics.csv"
+    return path.exists() and f"\n{step}," in path.read_text()
+
+  return reached
+
+
+# Updates 1..14; checkpoints after 3, 6, 9, 12 and 14; evaluations after 7 and 14.
+KILLS = {
+  "before the first checkpoint": row(2),
+  "during the first save": saving,
+  "in mid-epoch": row(5),
+  "during a later save": saving_after(3),
+  "in the second epoch": row(8),
+  "near the end": row(11),
+}
+
+
+def train(workdir, photos, cache, until=None) -> str:
+  """Runs the script to its end, or kills it as soon as `until(workdir)`; returns what it said."""
+  process = subprocess.Popen(
+    photographs.command(f"--data={photos}", f"--workdir={workdir}", *FLAGS), text=True,
+    env=photographs.environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+  deadline = time.monotonic() + 300
+  while until and process.poll() is None and not until(workdir):
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+  if until:
+    os.kill(process.pid, signal.SIGKILL)
+  text = process.communicate(timeout=300)[0]
+  assert process.returncode == (-signal.SIGKILL if until else 0), text
+  return text
+
+
+def final_state(workdir):
+  return jax.tree.map(np.asarray, ocp.load(workdir / "checkpoints" / str(LAST)))
+
+
+def rows(workdir):
+  """metrics.csv without the rows that tell the time."""
+  lines = (workdir / "metrics.csv").read_text().splitlines()
+  return [line for line in lines if "second" not in line]
+
+
+@pytest.fixture(scope="module")
+def runs(photos, cache, tmp_path_factory):
+  """(a run never killed, the one killed again and again, what that said after each kill)."""
+  whole, killed = (tmp_path_factory.mktemp("runs") / name for name in ("whole", "killed"))
+  train(whole, photos, cache)
+  said, half_written = [], 0
+  for reached in KILLS.values():
+    said.append(train(killed, photos, cache, until=reached))
+    half_written += saving(killed)
+  assert half_written  # so a kill did fall into a save
+  said.append(train(killed, photos, cache))
+  return whole, killed, said
+
+
+def test_final_state_is_bit_equal(runs):
+  whole, killed, _ = runs
+  a, b = final_state(whole), final_state(killed)
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  leaves = list(zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+  assert len(leaves) > 150  # parameters, statistics, momentum, counters
+  assert all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in leaves)
+
+
+def test_history_and_published_files_are_equal(runs):
+  whole, killed, _ = runs
+  assert rows(whole) == rows(killed)
+  assert len([line for line in rows(killed) if ",train,loss," in line]) == LAST
+  assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+  a, b = (np.load(run / "predictions.npz") for run in (whole, killed))
+  assert all((a[key] == b[key]).all() for key in a.files)
+
+
+def test_starts_go_on_from_whole_checkpoints(runs):
+  _, killed, said = runs
+  found = [re.search(r"going on with .* at step (\d+)", text) for text in said]
+  steps = [int(match[1]) if match else 0 for match in found]
+  assert steps[:2] == [0, 0] and steps == sorted(steps)
+  assert set(steps) <= {0, 3, 6, 9, 12} and steps[-1] >= 6
+  assert all("from random weights" in text for text, step in zip(said, steps) if not step)
+  assert not saving(killed)  # what was half-written is gone

@@ -1,0 +1,162 @@
+"""Trains a classifier on a folder of photographs, from published weights or from scratch.
+
+  python -m train.classify --data=FOLDER --model=resnet18.broccoli --workdir=runs/mine
+  python -m train.classify --flagfile=train/recipes/groceries_resnet18.flags --data=FOLDER ...
+
+The same command goes on with a run that was stopped. The workdir then holds report.html,
+model.safetensors (which zoo.load and python -m train.predict take), metrics.csv, predictions.npz,
+run.json, checkpoints/ and tensorboard/.
+"""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from train import loop, optim, options, startup
+from train.data import datasets, pipeline
+from train.data.transforms import Augment
+from train.metrics import show
+from train.mix import Mix
+from train.options import option
+from train.tasks.classify import Classify
+import zoo
+from zoo import catalog
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  loss: str = option(
+    "softmax", "Cross-entropy over all classes, or sigmoid: of each class for itself.",
+    choices=("softmax", "sigmoid"),
+  )  # fmt: skip
+  smoothing: float = option(
+    0.0, "Label smoothing: the share of the target that all classes get alike.",
+    lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+  mixup: float = option(
+    0.0, "Alpha of mixup's beta distribution, such as 0.2; 0 for none.", lower_bound=0.0
+  )
+  cutmix: float = option(
+    0.0, "Alpha of cutmix's, such as 1; with both, each has half of the batches.", lower_bound=0.0
+  )
+  augment: bool = option(True, "Random crops and flips; without, the middle square.")
+  crop: float = option(
+    0.08, "A random crop has at least this share of the picture's area.",
+    lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+  flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
+  randaugment: int = option(
+    0, "Operations of RandAugment on each picture, such as 2.", lower_bound=0
+  )
+  magnitude: float = option(9.0, "Of these operations.", lower_bound=0.0, upper_bound=30.0)
+  erase: float = option(
+    0.0, "Probability that a random box is filled with noise.", lower_bound=0.0, upper_bound=1.0
+  )
+  repeat: int = option(
+    1, "How often each picture of a batch is in it, in different views (arXiv:1901.09335).",
+    lower_bound=1,
+  )  # fmt: skip
+  report: bool = option(True, "Write report.html at the end.", free=True)
+
+
+def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.Job:
+  """Everything that can be found wrong before the first compilation.
+
+  Raises:
+    ValueError, OSError: sentences for the user.
+  """
+  faults = [f"--{name} is missing" for name in ("data", "workdir") if not getattr(config, name)]
+  try:
+    origin = described(config.model)
+  except (ValueError, OSError) as error:
+    faults.append(str(error))
+  if faults:
+    raise ValueError("\n".join(faults))
+  stages = zoo.stages(origin.variant)
+  frozen = optim.frozen(stages, optimizer.freeze)
+  data = datasets.load(config.data, seed=config.seed, max_bad=config.max_bad)
+  per_epoch = pipeline.steps_per_epoch(data.splits["train"], config.batch)
+  total = loop.length(config, per_epoch)
+  rate = optim.schedule(optimizer, total=total, warmup=round(optimizer.warmup * per_epoch))
+  fields = {
+    "num_classes": len(data.classes), "dtype": getattr(jnp, config.dtype),
+    "freeze_norm": config.freeze_norm,
+  }  # fmt: skip
+  preprocess = origin.preprocess.at(config.size) if config.size else origin.preprocess
+  record = dataclasses.replace(
+    origin, classes=data.classes, preprocess=preprocess,
+    fields={**origin.fields, "num_classes": len(data.classes)},
+    provenance={**origin.provenance, "from": config.model, "data": config.data},
+  )  # fmt: skip
+  return loop.Job(
+    name="classify",
+    task=Classify(own.loss, own.smoothing),
+    model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
+    record=record,
+    weights=None if config.model in catalog.VARIANTS else partial(weights, config, fields),
+    total=total,
+    per_epoch=per_epoch,
+    tx=optim.make(optimizer, stages, rate),
+    rate=rate,
+    mix=Mix(own.mixup, own.cutmix),
+    frozen=frozen,
+    train_batches=partial(train_batches, config, own, data, preprocess),
+    eval_batches=lambda split: pipeline.eval_batches(
+      data.splits[split],
+      batch=config.batch,
+      view=preprocess.crop,
+      threads=config.threads,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
+    keys={name: source.keys for name, source in data.splits.items() if len(source)},
+    skipped=data.skipped,
+    flags=(config, optimizer, own),
+  )
+
+
+def described(model: str) -> zoo.Record:
+  """What is known of a variant, of a checkpoint, or of a run's folder or file."""
+  if not Path(model).exists() and "." not in model and "/" not in model:
+    catalog.lookup(model, catalog.VARIANTS | catalog.WEIGHTS, "model")
+  record = zoo.Record(model) if model in catalog.VARIANTS else zoo.record(model)
+  if (task := zoo.task(record.variant)) != "classify":
+    raise ValueError(f"{model} is no classifier but one of zoo.names(task={task!r})")
+  return record
+
+
+def weights(config: loop.Config, fields) -> dict:
+  return zoo.load(config.model, seed=config.seed, **fields)[1]
+
+
+def train_batches(config: loop.Config, own: Config, data, preprocess: zoo.Preprocess, step: int):
+  return pipeline.train_batches(
+    data.splits["train"], batch=config.batch, size=preprocess.size, seed=config.seed,
+    start_step=step, threads=config.threads,
+    process_index=jax.process_index(), process_count=jax.process_count(),
+    repeat=own.repeat, augment=Augment(
+      scale=(own.crop, 1.0), flip=own.flip, operations=own.randaugment, magnitude=own.magnitude,
+      erase=own.erase,
+    ) if own.augment else None,
+  )  # fmt: skip
+
+
+def main(
+  _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
+) -> None:
+  startup.cache_compilations()
+  startup.join(processes)
+  outcome = loop.run(config, prepare(config, optimizer, own))
+  loop.say(f"{outcome.split}: {show(outcome.measured)}")
+  if own.report and jax.process_index() == 0:
+    from train import report  # late: it brings matplotlib
+
+    page = report.write([Path(config.workdir)], Path(config.workdir) / "report.html")
+    print(f"report: {page.resolve()}")
+
+
+if __name__ == "__main__":
+  options.run(main, startup.Config, loop.Config, optim.Config, Config)

@@ -1,0 +1,279 @@
+"""How good a classifier is on a data set, by pretrained weights or by a run's.
+
+  python -m train.evaluate --model=resnet18.tv1 --data=FOLDER --split=all
+  python -m train.evaluate --model=runs/mine --data=FOLDER --tta=flip --size=320 --out=evaluation
+
+Prints top-1 and top-5 with their 95 % intervals, the loss, the calibration error and images/s.
+--out writes a folder: evaluation.json, classes.csv, predictions.csv, index.html, PNGs.
+
+The classes of the data are found among the model's by name, or, where their names are numbers, by
+number; the model still chooses among all of its classes.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from train import figures, options, page, predict, startup
+from train.data import datasets, pipeline
+from train.options import option
+from train.page import Number, percent
+from train.report import wilson
+import zoo
+
+BINS = 15  # of confidence, as in Guo et al. 2017 (arXiv:1706.04599)
+VIEWS = {"none": 1, "flip": 2, "five": 5, "ten": 10}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  model: str = option("", "Weights (variant.tag), the folder of a run, or a .safetensors file.")
+  data: str = option("", "Folder of photographs, or tfds:NAME.")
+  split: str = option(
+    "test", "Which photographs; all for those of every split.",
+    choices=("train", "val", "test", "all"),
+  )  # fmt: skip
+  size: int = option(
+    0, "Pixels of the square input; 0 for the checkpoint's, with the same share of the picture.",
+    lower_bound=0,
+  )  # fmt: skip
+  tta: str = option(
+    "none", "Views whose probabilities are averaged: mirrored too, the corners and the middle, or "
+    "these mirrored too.", choices=tuple(VIEWS),
+  )  # fmt: skip
+  out: str = option("", "Folder to write to; must be new.")
+  seed: int = option(0, "Of the division of a folder that its owner did not split.")
+  batch: int = option(32, "Photographs computed at once.", lower_bound=1)
+  threads: int = option(2, "Threads that read photographs.", lower_bound=1)
+  max_bad: float = option(
+    0.05, "Share of photographs that may be unreadable; they are skipped and listed.",
+    lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  keys: list[str]  # [n] names of the photographs
+  labels: np.ndarray  # [n] of the model's classes
+  probs: np.ndarray  # [n c] float32
+  classes: Sequence[str]  # of the model
+  present: Sequence[int]  # those that the data has
+  seconds: float  # of computing and reading, without the first batch
+
+  @property
+  def ranks(self) -> np.ndarray:
+    """[n] how many classes were more probable than the right one."""
+    own = self.probs[np.arange(len(self.labels)), self.labels]
+    return np.sum(self.probs > own[:, None], axis=1)
+
+  def measures(self) -> dict[str, float]:
+    own = self.probs[np.arange(len(self.labels)), self.labels]
+    right = self.ranks == 0
+    n = len(self.labels)
+    each = [right[self.labels == c].mean() for c in np.unique(self.labels)]
+    low, high = wilson(int(right.sum()), n)
+    low5, high5 = wilson(int((self.ranks < 5).sum()), n)
+    return {
+      "images": n, "top1": float(right.mean()), "top1_low": low, "top1_high": high,
+      "top5": float(np.mean(self.ranks < 5)), "top5_low": low5, "top5_high": high5,
+      "mean_per_class": float(np.mean(each)), "loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+      "calibration_error": calibration(self.probs.max(1), right)[0],
+      "images_per_second": n / self.seconds if self.seconds else 0.0,
+    }  # fmt: skip
+
+
+def calibration(
+  confidence: np.ndarray, right: np.ndarray
+) -> tuple[float, list[tuple[int, float, float]]]:
+  """(expected calibration error, [(count, mean confidence, accuracy)] of `BINS` equal bins)."""
+  bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+  rows, error = [], 0.0
+  for b in range(BINS):
+    inside = bins == b
+    count = int(inside.sum())
+    sure, hits = (float(a[inside].mean()) if count else 0.0 for a in (confidence, right))
+    rows.append((count, sure, hits))
+    error += count / len(right) * abs(sure - hits)
+  return error, rows
+
+
+def evaluate(config: Config) -> Evaluation:
+  """Raises ValueError or OSError: sentences for the user."""
+  record = zoo.record(config.model)
+  data = datasets.load(config.data, seed=config.seed, max_bad=config.max_bad)
+  for line in data.skipped:
+    print(f"skipped {predict.readable(line)}")
+  network, variables = zoo.load(config.model)
+  if network.num_classes is None or zoo.task(record.variant) != "classify":
+    raise ValueError(f"{config.model} has no classes to evaluate; name a classifier")
+  classes = predict.class_names(record, network.num_classes)
+  places = matched(data.classes, classes, config.model)
+  preprocess = record.preprocess.at(config.size) if config.size else record.preprocess
+  one = lambda image: preprocess.crop(image)[None]
+  views = preprocess.corners if VIEWS[config.tta] >= 5 else one
+  mirror = VIEWS[config.tta] in (2, 10)
+  variables = jax.device_put(variables)
+
+  @jax.jit
+  def step(image):  # [b v h w 3]
+    x = preprocess.normalize(image.reshape(-1, *image.shape[2:]))
+    x = jnp.concatenate([x, x[:, :, ::-1]]) if mirror else x
+    probs = jax.nn.softmax(network.apply(variables, x, train=False)["logits"].astype(jnp.float32))
+    return probs.reshape(-1, *image.shape[:2], probs.shape[-1]).mean((0, 2))
+
+  names = [config.split] if config.split != "all" else list(data.splits)
+  if missing := [name for name in names if not len(data.splits.get(name, ()))]:
+    have = [name for name, source in data.splits.items() if len(source)]
+    raise ValueError(f"{config.data} has no split {missing[0]}; it has {', '.join(have)}, or all")
+  keys, labels, probs, seconds, started = [], [], [], 0.0, None
+  total = sum(len(data.splits[name]) for name in names)
+  with tqdm(total=total, unit=" images", disable=None) as bar:
+    for name in names:
+      source = data.splits[name]
+      for batch in pipeline.eval_batches(
+        source, batch=min(config.batch, total), view=views, threads=config.threads
+      ):
+        found, real = np.asarray(step(batch["image"])), batch["index"] >= 0
+        now = time.perf_counter()
+        seconds += now - started if started else 0.0
+        started = now
+        keys += [source.keys[i] for i in batch["index"][real]]
+        labels.append(places[batch["label"][real]])
+        probs.append(found[real])
+        bar.update(int(real.sum()))
+  timed = max(total - config.batch, 0)
+  return Evaluation(
+    keys, np.concatenate(labels), np.concatenate(probs), classes, sorted(places.tolist()),
+    seconds * total / timed if timed else 0.0,
+  )  # fmt: skip
+
+
+def matched(wanted: Sequence[str], classes: Sequence[str], model: str) -> np.ndarray:
+  """Index among `classes` of each of `wanted`. Raises ValueError that lists those not found."""
+  numbers = {plain(name): i for i, name in reversed(list(enumerate(classes)))}
+  if all(name.isdecimal() and int(name) < len(classes) for name in wanted):
+    return np.array([int(name) for name in wanted])
+  if lost := [name for name in wanted if plain(name) not in numbers]:
+    shown = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+    raise ValueError(
+      f"{model} does not know {len(lost)} of the {len(wanted)} classes of the data: {shown}. "
+      "Wanted folders with the names or numbers of its classes; fine-tune it on others with "
+      "python -m train.classify"
+    )
+  return np.array([numbers[plain(name)] for name in wanted])
+
+
+def plain(name: str) -> str:
+  return name.lower().replace("_", " ").strip()
+
+
+def write(out: Path, config: Config, found: Evaluation) -> None:
+  """Leaves the folder of --out."""
+  measures, ranks = found.measures(), found.ranks
+  answers = found.probs.argmax(1)
+  page.write(
+    out / "evaluation.json",
+    json.dumps({"config": options.as_dict(config), **measures}, indent=2) + "\n",
+  )
+  rows = []
+  for c in found.present:
+    own = found.labels == c
+    right = int((ranks[own] == 0).sum())
+    share, five = (right / own.sum(), np.mean(ranks[own] < 5)) if own.any() else (0.0, 0.0)
+    rows.append((found.classes[c], int(own.sum()), right, share, float(five)))
+  page.write(out / "classes.csv", _csv(("class", "images", "right", "top1", "top5"), rows))
+  page.write(out / "predictions.csv", _csv(
+    ("path", "class", "answer", "prob"),
+    ((k, found.classes[c], found.classes[a], f"{p[a]:.6f}")
+     for k, c, a, p in zip(found.keys, found.labels, answers, found.probs)),
+  ))  # fmt: skip
+  _, bins = calibration(found.probs.max(1), ranks == 0)
+  pictures = {"calibration.png": figures.calibration(bins)}
+  if len(found.present) <= 100:
+    pictures["confusion.png"] = _confusion(found, answers)
+  for name, picture in pictures.items():
+    page.write(out / name, picture)
+  rows.sort(key=lambda row: row[3])
+  title = f"{Path(config.model).name} on {Path(config.data).name}"
+  page.write(out / "index.html", page.page(title, [
+    f"<h1>{page.escape(title)}</h1>",
+    page.headline([
+      (percent(measures["top1"]), f"top-1 of {measures['images']} photographs; 95 % interval "
+       f"{percent(measures['top1_low'])} to {percent(measures['top1_high'])}"),
+      (percent(measures["top5"]), "top-5"),
+      (percent(measures["mean_per_class"]), "mean of the classes"),
+      (f"{measures['calibration_error']:.3f}", "expected calibration error"),
+    ]),
+    page.figures(page.figure(page.data_uri(picture), alt=name) for name, picture in
+                 pictures.items()),
+    page.section("Classes, the hardest first", page.table(
+      ("class", "images", "top-1", "top-5"),
+      ((name, Number(n), Number(percent(top1)), Number(percent(top5)))
+       for name, n, _, top1, top5 in rows), tall=True,
+    )),
+    page.section("How it was made", page.code(json.dumps(options.as_dict(config)))),
+  ]))  # fmt: skip
+
+
+def _confusion(found: Evaluation, answers: np.ndarray) -> bytes:
+  """Of the classes that the data has; all other answers share a last column's class."""
+  place = {c: i for i, c in enumerate(found.present)}
+  n = len(place)
+  beside = any(a not in place for a in answers)
+  counts = np.zeros((n + beside,) * 2, int)
+  for c, a in zip(found.labels, answers):
+    counts[place[c], place.get(a, n)] += 1
+  return figures.confusion(counts, [found.classes[c] for c in found.present] + ["others"] * beside)
+
+
+def _csv(header: Sequence[str], rows) -> str:
+  text = io.StringIO(newline="")
+  csv.writer(text).writerows([header, *rows])
+  return text.getvalue()
+
+
+def show(measures: Mapping[str, float]) -> str:
+  interval = lambda name: (
+    f"{measures[name]:.2%} (95 % interval {measures[f'{name}_low']:.2%} to "
+    f"{measures[f'{name}_high']:.2%})"
+  )
+  return (
+    f"{measures['images']} photographs\n"
+    f"top1               {interval('top1')}\n"
+    f"top5               {interval('top5')}\n"
+    f"mean of classes    {measures['mean_per_class']:.2%}\n"
+    f"loss               {measures['loss']:.4f}\n"
+    f"calibration error  {measures['calibration_error']:.4f}"
+    # One batch alone is mostly compiling.
+    + (
+      f"\nimages/s           {measures['images_per_second']:.1f}"
+      * bool(measures["images_per_second"])
+    )
+  )
+
+
+def main(_, config: Config) -> None:
+  if faults := [f"--{name} is missing" for name in ("model", "data") if not getattr(config, name)]:
+    raise ValueError("\n".join(faults))
+  out = Path(config.out)
+  if config.out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    raise ValueError(f"--out={out} is there already; delete it or name another folder")
+  startup.cache_compilations()
+  found = evaluate(config)
+  print(show(found.measures()), flush=True)
+  if config.out:
+    write(out, config, found)
+    print(f"page: {(out / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+  options.run(main, Config, stopped="stopped; nothing was written")

@@ -1,0 +1,144 @@
+"""Pictures for people, as PNG bytes: curves, confusion matrices, maps laid over photographs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import io
+import warnings
+
+import matplotlib
+from matplotlib.figure import Figure
+import numpy as np
+from PIL import Image
+
+COLORS = ("#2f6690", "#d98032", "#3b8a5a", "#8d5fa8", "#b9493c", "#5d6878")
+INK, SOFT, LINE = "#1c2430", "#5d6878", "#e3e7ec"
+NAMED = 60  # classes up to which a confusion matrix carries names
+COUNTED = 25  # and counts
+RC = {
+  "font.size": 9, "text.color": INK, "axes.edgecolor": LINE, "axes.labelcolor": SOFT,
+  "axes.titlecolor": INK, "xtick.color": SOFT, "ytick.color": SOFT, "axes.spines.top": False,
+  "axes.spines.right": False, "grid.color": LINE, "legend.frameon": False,
+}  # fmt: skip
+
+
+def curve(
+  runs: Mapping[str, Sequence[tuple[int, str, str, float]]], name: str, *, share: bool = False
+) -> bytes:
+  """The measure `name` over steps, of all runs. {run: [(step, split, name, value)]}.
+
+  Args:
+    share: it lies in 0..1 and is written in percent.
+  """
+  with _figure((5.4, 3.7)) as (figure, out):
+    axes = figure.subplots()
+    axes.set_xlabel("step")
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    for i, rows in enumerate(runs.values()):
+      _curve(axes, rows, name, COLORS[i % len(COLORS)])
+    axes.set_ylim(0, 1.02 if share else None)
+    if share:
+      axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    lines = [axes.plot([], color=COLORS[i % len(COLORS)])[0] for i in range(len(runs))]
+    lines += [axes.plot([], color=SOFT, marker=m, lw=w, ms=4)[0] for m, w in KINDS.values()]
+    # Matplotlib leaves out of a legend what begins with an underscore.
+    labels = [shorten(run, 40).replace("_", " ", run.startswith("_")) for run in runs]
+    legend = figure.legend(
+      lines, [*labels, *KINDS], loc="outside upper left", ncols=min(len(lines), 4), fontsize=8.5
+    )
+    for text in legend.get_texts():
+      text.set_parse_math(False)
+  return out.getvalue()
+
+
+KINDS = {"training": ("", 0.8), "validation": ("o", 1.8)}
+
+
+def _curve(axes, rows, name: str, color: str) -> None:
+  for split, alpha, (marker, width) in zip(("train", "val"), (0.5, 1.0), KINDS.values()):
+    points = [(step, value) for step, at, what, value in rows if (at, what) == (split, name)]
+    if points:
+      marker = marker if len(points) <= 40 else ""
+      axes.plot(*zip(*points), color=color, lw=width, marker=marker, ms=4, alpha=alpha)
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
+  """Matrix of counts [true, answered], coloured by row; named and counted if it can be read."""
+  n = len(classes)
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  named = n <= NAMED
+  longest = max((len(shorten(c)) for c in classes), default=1) if named else 0
+  side = min(max(0.36 * n, 3.0), 10.0)
+  with _figure((side + 0.075 * longest + 1.2, side + 0.075 * longest + 0.4)) as (figure, out):
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    if named:
+      labels, size = [shorten(c) for c in classes], 9 if n <= 30 else 6.5
+      axes.set_xticks(range(n), labels, rotation=90, fontsize=size, parse_math=False)
+      axes.set_yticks(range(n), labels, fontsize=size, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if n <= COUNTED:
+      for row, column in zip(*np.nonzero(counts)):
+        dark = share[row, column] > 0.55
+        axes.text(
+          column, row, str(counts[row, column]), ha="center", va="center", fontsize=8,
+          color="white" if dark else INK,
+        )  # fmt: skip
+    bar = figure.colorbar(image, shrink=0.5, aspect=25, pad=0.02)
+    bar.ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    bar.set_label("share of the row")
+    bar.outline.set_visible(False)
+  return out.getvalue()
+
+
+def calibration(bins: Sequence[tuple[int, float, float]]) -> bytes:
+  """Accuracy over confidence of bins (count, mean confidence, accuracy), beside the diagonal."""
+  filled = [(sure, right, n) for n, sure, right in bins if n]
+  most = max(n for *_, n in filled)
+  with _figure((4.2, 4.0)) as (figure, out):
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color=INK, lw=1, alpha=0.4)
+    axes.scatter(
+      [sure for sure, *_ in filled], [right for _, right, _ in filled],
+      s=[12 + 200 * n / most for *_, n in filled], alpha=0.75,
+    )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="share that is right")
+  return out.getvalue()
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+  """[h w 3] uint8 of a photograph under its map [h' w'] of any scale; what is low stays visible."""
+  peak = max(float(heat.max()), 1e-12)
+  small = Image.fromarray(np.asarray(np.clip(heat / peak, 0, 1), np.float32))
+  full = np.asarray(small.resize(image.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+  color = matplotlib.colormaps["turbo"](full)[..., :3] * 255
+  grey = image.mean(-1, keepdims=True) * 0.5 + image * 0.5
+  weight = 0.15 + 0.5 * full[..., None]
+  return np.rint(grey * (1 - weight) + color * weight).clip(0, 255).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+  """[h w 3] uint8 -> the bytes of a PNG."""
+  out = io.BytesIO()
+  Image.fromarray(image).save(out, "PNG", optimize=True)
+  return out.getvalue()
+
+
+def shorten(text: str, length: int = 24) -> str:
+  text = "".join(c if c.isprintable() else " " for c in text)
+  return text if len(text) <= length else text[: length - 1] + "…"
+
+
+@contextlib.contextmanager
+def _figure(inches: tuple[float, float]) -> Iterator[tuple[Figure, io.BytesIO]]:
+  """An empty figure, and where its PNG stands afterwards. No window, no global state."""
+  out = io.BytesIO()
+  with matplotlib.rc_context(RC), warnings.catch_warnings():
+    # A class named in a script that the font lacks is drawn as boxes; the page's tables have it.
+    warnings.filterwarnings("ignore", message="Glyph .* missing")
+    figure = Figure(figsize=inches, dpi=110, layout="constrained")
+    yield figure, out
+    figure.savefig(out, format="png")

@@ -1,0 +1,251 @@
+"""What is in a photograph, by a pretrained or a trained network.
+
+  python -m train.predict --model=resnet18.tv1 photo.jpg
+  python -m train.predict --model=runs/mine photo.jpg folder/ --top=3 --out=answers
+
+Prints the most probable classes of each photograph; photographs in folders are found at any depth.
+--out writes a folder: answers.csv (path, rank, class, prob), index.html to look at, and PNGs of
+what the network saw and of where it looked. What cannot be read is named at the end, and makes the
+exit status 1; the other photographs are answered all the same.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+from pathlib import Path
+import re
+import shutil
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from train import figures, options, page, startup
+from train.data import transforms
+from train.data.folders import SUFFIXES
+from train.options import option
+import zoo
+from zoo import explain
+from zoo.weights import imagenet_classes
+
+MAPS = {"grad_cam": explain.grad_cam, "cam": explain.cam, "none": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  model: str = option("", "Weights (variant.tag), the folder of a run, or a .safetensors file.")
+  top: int = option(5, "How many classes to name for each photograph.", lower_bound=1)
+  out: str = option("", "Folder to write pictures, answers.csv and index.html to; must be new.")
+  maps: str = option("grad_cam", "What to lay over the photographs in --out.", choices=tuple(MAPS))
+  batch: int = option(16, "Photographs computed at once.", lower_bound=1)
+  threads: int = option(4, "Threads that read photographs.", lower_bound=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  path: Path
+  top: list[tuple[str, float]]  # (class, probability), the most probable first
+  view: np.ndarray  # [size size 3] uint8, what the network saw
+  heat: np.ndarray | None  # [h' w'], where it looked for the first class
+
+
+def predict(
+  model: str | Path, paths: Sequence[Path], *, top: int = 5, maps: str = "none", batch: int = 16,
+  threads: int = 4, failed: Callable[[str], None],
+) -> Iterator[Answer]:  # fmt: skip
+  """Answers in order of `paths`; `failed` is called with a sentence for each that is unreadable.
+
+  Raises:
+    ValueError, FileNotFoundError: there is no such model, or it names no classes.
+  """
+  record = zoo.record(model)
+  network, variables = zoo.load(model)
+  if network.num_classes is None:
+    raise ValueError(f"{model} is a backbone without classes; name a classifier")
+  classes = class_names(record, network.num_classes)
+  variables, batch = jax.device_put(variables), min(batch, max(len(paths), 1))
+
+  @jax.jit
+  def step(variables, image):
+    x = record.preprocess.normalize(image)
+    probs = jax.nn.softmax(network.apply(variables, x, train=False)["logits"].astype(jnp.float32))
+    found = jax.lax.top_k(probs, min(top, len(classes)))
+    method = MAPS[maps]
+    return found, method and method(network, variables, x, found[1][:, 0])
+
+  for some, views in batches(_views(paths, record.preprocess, threads), batch, failed):
+    padded = np.concatenate([views, np.zeros((batch - len(views), *views.shape[1:]), np.uint8)])
+    (probs, index), heat = jax.device_get(step(variables, padded))
+    for i, path in enumerate(some):
+      named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
+      yield Answer(path, named, views[i], None if heat is None else heat[i])
+
+
+def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:
+  """The record's own, ImageNet's for 1000 or 1001 classes, else numbers."""
+  if len(record.classes) == num_classes:
+    return record.classes
+  if num_classes in (1000, 1001):
+    return imagenet_classes(num_classes)
+  return [f"class {i}" for i in range(num_classes)]
+
+
+def _views(
+  paths: Iterable[Path], preprocess: zoo.Preprocess, threads: int
+) -> Iterator[tuple[Path, Future]]:
+  """(path, its view to come), a few ahead of who asks."""
+
+  def view(path):
+    return preprocess.crop(Image.fromarray(transforms.decode(path.read_bytes())))
+
+  with ThreadPoolExecutor(threads) as pool:
+    waiting = deque()
+    for path in paths:
+      waiting.append((path, pool.submit(view, path)))
+      if len(waiting) > 4 * threads:
+        yield waiting.popleft()
+    yield from waiting
+
+
+def batches(
+  views: Iterable[tuple[Path, Future]], size: int, failed: Callable[[str], None]
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+  """(paths, [b h w 3] uint8) with b = size, but for the last."""
+  paths, arrays = [], []
+  for path, view in views:
+    try:
+      arrays.append(view.result())
+      paths.append(path)
+    except transforms.UnreadableImage as error:
+      failed(f"{path}: {error}")
+    except OSError as error:
+      failed(f"{path}: it cannot be opened: {error.strerror or error}")
+    if len(paths) == size:
+      yield paths, np.stack(arrays)
+      paths, arrays = [], []
+  if paths:
+    yield paths, np.stack(arrays)
+
+
+def find(arguments: Iterable[str], failed: Callable[[str], None]) -> list[Path]:
+  """The photographs that files and folders of the command line mean, each once."""
+  found = []
+  for path in map(Path, arguments):
+    if not path.is_dir():
+      found.append(path)
+      continue
+    inside = sorted(
+      p for p in path.rglob("*")
+      if p.suffix.lower() in SUFFIXES and p.is_file()
+      and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )  # fmt: skip
+    if not inside:
+      failed(f"{path}: the folder has no photographs ({' '.join(SUFFIXES)})")
+    found += inside
+  return list(dict.fromkeys(found))
+
+
+class Album:
+  """The folder of --out: it appears when it is complete, or not at all."""
+
+  def __init__(self, out: Path, title: str):
+    self._out, self._title, self._rows, self._cards = out, title, [], []
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+      raise ValueError(f"--out={out} is there already; delete it or name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+
+  def __enter__(self) -> "Album":
+    return self
+
+  def __exit__(self, *error) -> None:
+    shutil.rmtree(self._part, ignore_errors=True)
+
+  def add(self, answer: Answer) -> None:
+    text, number = readable(answer.path), len(self._cards) + 1
+    name = f"{number:04d}_{re.sub(r'[^A-Za-z0-9-]+', '_', answer.path.stem)[:40]}"
+    pictures = {f"{name}.png": ("as the network sees it", answer.view)}
+    if answer.heat is not None:
+      over = figures.overlay(answer.view, answer.heat)
+      pictures[f"{name}_map.png"] = (f"for {figures.shorten(answer.top[0][0])}", over)
+    for file, (_, pixels) in pictures.items():
+      (self._part / file).write_bytes(figures.png(pixels))
+    self._rows += [
+      (text, rank, label, f"{prob:.6f}") for rank, (label, prob) in enumerate(answer.top, 1)
+    ]
+    views = [
+      page.figure(file, alt=f"{caption}: {text}", caption=caption, lazy=True)
+      for file, (caption, _) in pictures.items()
+    ]
+    bars = page.bars((label, prob, "" if i == 0 else "other")
+                     for i, (label, prob) in enumerate(answer.top))  # fmt: skip
+    self._cards.append(page.card(views, answer.top[0][0], [text], bars))
+
+  def finish(self, failures: Sequence[str]) -> None:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("path", "rank", "class", "prob"), *self._rows])
+    (self._part / "answers.csv").write_text(table.getvalue(), "utf-8", newline="")
+    body = [f"<h1>{page.escape(self._title)}</h1>"]
+    body.append(page.paragraph(f"{len(self._cards)} photographs", soft=True))
+    body.append(page.cards(self._cards))
+    if failures:
+      body.append(page.section("Not read", page.bullets(failures)))
+    (self._part / "index.html").write_text(page.page(self._title, body), "utf-8")
+    self._part.chmod(0o755)
+    os.replace(self._part, self._out)
+
+
+def readable(path: Path | str) -> str:
+  """A path as text that can be printed, whatever bytes its name holds."""
+  return str(path).encode("utf-8", "replace").decode()
+
+
+def show(answer: Answer) -> str:
+  lines = [f"{100 * prob:6.1f} %  {label}" for label, prob in answer.top]
+  return "\n".join([readable(answer.path), *lines])
+
+
+def main(argv: Sequence[str], config: Config) -> int:
+  failures = []
+  failed = lambda sentence: failures.append(readable(sentence))
+  if not config.model or not argv[1:]:
+    raise ValueError(
+      "name a model and photographs: python -m train.predict --model=resnet18.tv1 photo.jpg folder/"
+    )
+  startup.cache_compilations()
+  paths = find(argv[1:], failed)
+  answered = 0
+  with contextlib.ExitStack() as stack:
+    title = f"Seen by {Path(config.model).name}"
+    album = stack.enter_context(Album(Path(config.out), title)) if config.out else None
+    few = len(paths) <= config.batch
+    bar = stack.enter_context(tqdm(total=len(paths), unit=" photographs", disable=few or None))
+    answers = predict(
+      config.model, paths, top=config.top, maps=config.maps if config.out else "none",
+      batch=config.batch, threads=config.threads, failed=failed,
+    ) if paths else ()  # fmt: skip
+    for answered, answer in enumerate(answers, 1):
+      if album:
+        album.add(answer)
+      tqdm.write(show(answer), file=sys.stdout)
+      bar.update(min(answered + len(failures), len(paths)) - bar.n)
+    if album and answered:
+      album.finish(failures)
+  if failures:
+    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  if album and answered:
+    print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
+  return int(bool(failures))
+
+
+if __name__ == "__main__":
+  options.run(main, Config, arguments=True, stopped="stopped; nothing was written")

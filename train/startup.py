@@ -1,0 +1,61 @@
+"""What every script does before its work."""
+
+import dataclasses
+
+import jax
+
+from train.options import option
+from zoo.fetch import cache_dir
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  distributed: bool = option(
+    False, "One of several processes; a cluster that JAX knows (SLURM, GKE, Cloud TPU, MPI) says "
+    "which. Elsewhere say it by --coordinator, --processes and --process.", free=True,
+  )  # fmt: skip
+  coordinator: str = option("", "HOST:PORT where process 0 can be reached.", free=True)
+  processes: int = option(0, "How many processes take part.", lower_bound=0, free=True)
+  process: int = option(0, "Which of them this is, from 0.", lower_bound=0, free=True)
+  heartbeat: int = option(
+    30, "Seconds of silence after which a process counts as dead and the others stop.",
+    lower_bound=1, free=True,
+  )  # fmt: skip
+
+
+def cache_compilations() -> None:
+  """Keeps what XLA compiles beside the weights, unless the user chose a place or none."""
+  if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+
+
+def join(config: Config) -> None:
+  """Joins the other processes, if there are to be any; before anything else uses JAX.
+
+  Raises:
+    ValueError: the flags contradict each other, or the others were not found.
+  """
+  told = bool(config.coordinator) + bool(config.processes)
+  if not (config.distributed or told or config.process):
+    return
+  if told == 1 or (config.process and not told) or (told and config.process >= config.processes):
+    raise ValueError(
+      f"--coordinator={config.coordinator} --processes={config.processes} "
+      f"--process={config.process} do not go together: wanted all three, with the process in "
+      "0..processes-1, or --distributed alone"
+    )
+  jax.config.update("jax_enable_preemption_service", True)
+  try:
+    jax.distributed.initialize(
+      config.coordinator or None,
+      config.processes or None,
+      config.process if told else None,
+      initialization_timeout=120,
+      heartbeat_timeout_seconds=config.heartbeat,
+      shutdown_timeout_seconds=config.heartbeat,
+    )
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(
+      f"cannot join the other processes: {str(error).splitlines()[0]}. Start all within two "
+      "minutes, with the same --coordinator and --processes"
+    ) from error

@@ -1,0 +1,50 @@
+"""One label for each image."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PRESENT = 0.2  # of a mixture: more than this share of it, as timm's recipes have it
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify:
+  """Cross-entropy of softmax or sigmoid: out["logits"] [b c] and batch["label"] [b] int32."""
+
+  loss: str = "softmax"  # or "sigmoid", each class for itself (arXiv:2006.07159)
+  smoothing: float = 0.0  # label smoothing (arXiv:1512.00567): this share goes to all classes alike
+  inputs: tuple[str, ...] = ("image",)
+  target: str = "label"
+
+  def terms(self, out, batch):
+    logits, label = out["logits"].astype(jnp.float32), batch["label"]
+    wanted = jax.nn.one_hot(label, logits.shape[-1])
+    if "other" in batch:  # see train.mix
+      share = batch["share"][:, None]
+      wanted = share * wanted + (1 - share) * jax.nn.one_hot(batch["other"], logits.shape[-1])
+    wanted = optax.smooth_labels(wanted, self.smoothing)
+    # The label's rank: how many logits are larger, or equal and earlier (as argmax breaks ties).
+    own = jnp.take_along_axis(logits, label[:, None], -1)
+    earlier = jnp.arange(logits.shape[-1]) < label[:, None]
+    rank = jnp.sum((logits > own) | ((logits == own) & earlier), -1)
+    one = jnp.ones(label.shape, jnp.float32)
+    if self.loss == "sigmoid":  # mixed classes are both there (arXiv:2110.00476)
+      wanted = (wanted > PRESENT).astype(jnp.float32) if "other" in batch else wanted
+      loss = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wanted), -1)
+    else:
+      loss = optax.softmax_cross_entropy(logits, wanted)
+    return {
+      "loss": (loss, one),
+      "top1": ((rank < 1).astype(jnp.float32), one),
+      "top5": ((rank < 5).astype(jnp.float32), one),
+    }
+
+  def predict(self, out):
+    return {"probs": jax.nn.softmax(out["logits"].astype(jnp.float32))}
+
+  def rank(self, measured):
+    loss = measured["loss"]
+    return measured["top1"], -math.inf if math.isnan(loss) else -loss

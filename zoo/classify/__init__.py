@@ -1,0 +1,1 @@
+"""Classification networks, one family a file: code, then VARIANTS, STAGES and WEIGHTS."""

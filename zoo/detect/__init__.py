@@ -1,0 +1,1 @@
+"""Detectors, one family a file: code, then VARIANTS, STAGES and WEIGHTS."""

@@ -1,0 +1,251 @@
+"""Convolution and pooling on [b h w c], each in the form that is fastest where it is lowered.
+
+XLA's CPU backend is 10 to 100 times slower than it need be on depthwise and grouped kernels, and
+slow on 1x1 kernels' gradients and on pooling windows; other formulations in plain JAX win that
+back (BUILD.md, "Speed"). `jax.lax.platform_dependent` chooses at lowering time, so one trace
+serves CPU, GPU and TPU; `plain=True` gives the one XLA operation alone, for exporters.
+
+Sizes are (height, width) pairs; pads are ((top, bottom), (left, right)), "SAME" or "VALID".
+"""
+
+from collections.abc import Iterator
+from functools import partial, reduce
+import operator
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+# Neighbouring groups are joined into dense blocks of at most this many channels (BUILD.md).
+BLOCK = 32
+
+
+def resolve_pads(
+  padding: str | Pads, size: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)
+) -> Pads:
+  """Explicit ((top, bottom), (left, right)) of "SAME" (TensorFlow's), "VALID" or pads as given."""
+  if not isinstance(padding, str):
+    return tuple(tuple(p) for p in padding)
+  span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
+  return tuple(lax.padtype_to_pads(size, span, stride, padding))
+
+
+def conv(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: Pair = (1, 1),
+  padding: str | Pads = "SAME",
+  dilation: Pair = (1, 1),
+  groups: int = 1,
+  plain: bool = False,
+) -> jax.Array:
+  """Cross-correlation: [b h w c] with kernel [kh kw c/groups f] -> [b h' w' f]."""
+  pads = resolve_pads(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
+  args = dict(stride=stride, pads=pads, dilation=dilation, groups=groups)
+  default = partial(_plain, **args)
+  channels = x.shape[-1]
+  if plain:
+    return default(x, kernel)
+  if kernel.shape[:2] == (1, 1):
+    form = _pointwise
+  elif groups == channels == kernel.shape[-1]:
+    form = _shifted
+  elif groups > 1:
+    form = _blocks
+  else:
+    return default(x, kernel)
+  return lax.platform_dependent(x, kernel, cpu=partial(form, **args), default=default)
+
+
+def _plain(x, kernel, *, stride, pads, dilation, groups):
+  return lax.conv_general_dilated(
+    x, kernel, stride, pads, rhs_dilation=dilation, feature_group_count=groups,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+
+
+def _pointwise(x, kernel, *, stride, pads, dilation, groups):
+  """1x1: slice by the stride, then one matrix product for each group."""
+  del dilation
+  x = every(_pad(x, pads, 0), stride)
+  if groups == 1:
+    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+  x = x.reshape(*x.shape[:3], groups, -1)
+  y = jnp.einsum("bhwgc,cgf->bhwgf", x, kernel[0, 0].reshape(x.shape[-1], groups, -1))
+  return y.reshape(*y.shape[:3], -1)
+
+
+def _shifted(x, kernel, *, stride, pads, dilation, groups):
+  """Depthwise: kh*kw shifted slices, each scaled, summed; XLA:CPU fuses them into one loop."""
+  del groups
+  size = kernel.shape[:2]
+  taps = _taps(_pad(x, pads, 0), size, stride, dilation)
+  weights = kernel.reshape(size[0] * size[1], -1)
+  return reduce(operator.add, (tap * w for tap, w in zip(taps, weights)))
+
+
+def _blocks(x, kernel, *, stride, pads, dilation, groups):
+  """Grouped: neighbouring groups as one dense convolution with a block-diagonal kernel."""
+  kh, kw, ci, features = kernel.shape
+  co = features // groups
+  join = max(j for j in range(1, groups + 1) if groups % j == 0 and (j == 1 or j * ci <= BLOCK))
+  eye = jnp.eye(join, dtype=kernel.dtype)
+  dense = jnp.einsum(
+    "hwcbgf,gk->bhwkcgf", kernel.reshape(kh, kw, ci, groups // join, join, co), eye
+  )
+  dense = dense.reshape(groups // join, kh, kw, join * ci, join * co)
+  args = dict(stride=stride, pads=pads, dilation=dilation, groups=1)
+  parts = jnp.split(x, groups // join, axis=-1)
+  return jnp.concatenate([_plain(p, k, **args) for p, k in zip(parts, dense)], axis=-1)
+
+
+def conv_transpose(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: Pair,
+  padding: Pads = ((0, 0), (0, 0)),
+  plain: bool = False,
+) -> jax.Array:
+  """What `conv` does to gradients: [b h w c] with kernel [kh kw c f] -> [b h' w' f].
+
+  h' is (h - 1) * stride + kh without `padding`, which cuts the borders off.  The kernel's taps of
+  one phase of the stride make an ordinary convolution; the phases are laid side by side.
+  """
+  (sh, sw), (kh, kw, c, f) = stride, kernel.shape
+  mh, mw = -(kh // -sh), -(kw // -sw)
+  kernel = jnp.pad(kernel, ((0, mh * sh - kh), (0, mw * sw - kw), (0, 0), (0, 0)))
+  kernel = kernel.reshape(mh, sh, mw, sw, c, f)[::-1, :, ::-1]
+  kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(mh, mw, c, sh * sw * f)
+  y = conv(x, kernel, padding=((mh - 1,) * 2, (mw - 1,) * 2), plain=plain)
+  b, h, w, _ = y.shape
+  y = y.reshape(b, h, w, sh, sw, f).transpose(0, 1, 3, 2, 4, 5).reshape(b, h * sh, w * sw, f)
+  (top, bottom), (left, right) = padding
+  height, width = (x.shape[1] - 1) * sh + kh, (x.shape[2] - 1) * sw + kw
+  return y[:, top : height - bottom, left : width - right]
+
+
+def max_pool(
+  x: jax.Array,
+  kernel: Pair,
+  *,
+  stride: Pair,
+  padding: str | Pads = "VALID",
+  ceil: bool = False,
+  plain: bool = False,
+) -> jax.Array:
+  """Maximum over windows; padding never wins. `ceil` keeps the last, partly outside, window."""
+  pads, out = _window(x, kernel, stride, padding, ceil)
+  low = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+
+  def default(x):
+    return lax.reduce_window(
+      x, np.array(low, x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1),
+      ((0, 0), *pads, (0, 0)),
+    )  # fmt: skip
+
+  def shifted(x):
+    return reduce(jnp.maximum, _taps(_pad(x, pads, low), kernel, stride))
+
+  y = default(x) if plain else lax.platform_dependent(x, cpu=shifted, default=default)
+  return y[:, : out[0], : out[1]]
+
+
+def avg_pool(
+  x: jax.Array,
+  kernel: Pair,
+  *,
+  stride: Pair,
+  padding: str | Pads = "VALID",
+  ceil: bool = False,
+  count_pad: bool = True,
+  plain: bool = False,
+) -> jax.Array:
+  """Mean over windows; `count_pad` counts padded zeros, as torch does and TensorFlow does not.
+
+  What `ceil` adds beyond the padding is never counted.
+  """
+  pads, out = _window(x, kernel, stride, padding, ceil)
+  asked = resolve_pads(padding, x.shape[1:3], kernel, stride)
+  counts = [
+    _counts(n, k, s, p, lo_hi if count_pad else (0, 0), o)
+    for n, k, s, p, lo_hi, o in zip(x.shape[1:3], kernel, stride, pads, asked, out)
+  ]
+  count = counts[0][:, None] * counts[1][None, :]
+
+  def default(x):
+    return lax.reduce_window(
+      x, np.zeros((), x.dtype), lax.add, (1, *kernel, 1), (1, *stride, 1),
+      ((0, 0), *pads, (0, 0)),
+    )  # fmt: skip
+
+  def shifted(x):
+    return reduce(operator.add, _taps(_pad(x, pads, 0), kernel, stride))
+
+  y = default(x) if plain else lax.platform_dependent(x, cpu=shifted, default=default)
+  return y[:, : out[0], : out[1]] / jnp.asarray(count, x.dtype)[None, :, :, None]
+
+
+def adaptive_avg_pool(x: jax.Array, size: Pair) -> jax.Array:
+  """[b h w c] -> [b size c]: bin i averages rows floor(i*h/n) to ceil((i+1)*h/n), as torch does."""
+  for axis, n in zip((1, 2), size):
+    length = x.shape[axis]
+    if length == n:
+      continue
+    weights = np.zeros((n, length), np.float32)
+    for i in range(n):
+      lo, hi = i * length // n, -((i + 1) * length // -n)
+      weights[i, lo:hi] = 1 / (hi - lo)
+    x = jnp.moveaxis(jnp.tensordot(x, jnp.asarray(weights, x.dtype), ((axis,), (1,))), -1, axis)
+  return x
+
+
+def _window(x, kernel, stride, padding, ceil) -> tuple[Pads, Pair]:
+  """Pads that reach the last window, and the output's size."""
+  pads, out = [], []
+  asked = resolve_pads(padding, x.shape[1:3], kernel, stride)
+  for n, k, s, (lo, hi) in zip(x.shape[1:3], kernel, stride, asked):
+    room = n + lo + hi - k
+    if room < 0:
+      raise ValueError(f"a window of {k} does not fit an input of {n} with padding {(lo, hi)}")
+    count = (-(room // -s) if ceil else room // s) + 1
+    if ceil and (count - 1) * s >= n + lo:  # torch: no window may start beyond the input
+      count -= 1
+    pads.append((lo, max(hi, (count - 1) * s + k - n - lo)))
+    out.append(count)
+  return tuple(pads), tuple(out)
+
+
+def _counts(n, k, s, pad, counted, out) -> np.ndarray:
+  """How many counted positions each of `out` windows holds along one axis."""
+  real = np.zeros(n + sum(pad), np.float32)
+  real[pad[0] - counted[0] : pad[0] + n + counted[1]] = 1
+  return np.array([real[i * s : i * s + k].sum() for i in range(out)], np.float32)
+
+
+def every(x: jax.Array, stride: tuple[int, int]) -> jax.Array:
+  """[b h w c] -> every so many rows and columns, from the first; a plain slice for a free b too."""
+  for axis, step in zip((1, 2), stride):
+    x = jax.lax.slice_in_dim(x, 0, x.shape[axis], step, axis)
+  return x
+
+
+def _pad(x, pads, value):
+  """Pads height and width with `value`; negative pads crop."""
+  config = ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0))
+  return lax.pad(x, jnp.array(value, x.dtype), config)
+
+
+def _taps(x, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Iterator[jax.Array]:
+  """The kh*kw shifted and strided views of a padded input, each of the output's size."""
+  sh, sw = stride
+  h, w = ((n - (k - 1) * d - 1) // s for n, k, s, d in zip(x.shape[1:3], kernel, stride, dilation))
+  for i in range(kernel[0]):
+    for j in range(kernel[1]):
+      top, left = i * dilation[0], j * dilation[1]
+      yield x[:, top : top + h * sh + 1 : sh, left : left + w * sw + 1 : sw]
