@@ -38,12 +38,9 @@ class VGG(nn.Module):
     ends[f"stage{len(self.depths)}"] = x
     if self.hidden is None:
       return ends
-    if self.hidden is None:
-      x = ends["pooled"] = x.mean((1, 2))
-    else:
-      x = adaptive_avg_pool(x, (7, 7))
-      x = x.reshape(x.shape[0], -1)
-    for name in ("fc6", "fc7") if self.hidden else ():
+    x = adaptive_avg_pool(x, (7, 7))
+    x = x.reshape(x.shape[0], -1)
+    for name in ("fc6", "fc7"):
       ends["pooled"] = n.act(n.dense(self.hidden, name=name)(x))
       x = nn.Dropout(self.dropout, deterministic=not train, name=f"{name}_drop")(ends["pooled"])
     if self.num_classes is not None:
