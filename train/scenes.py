@@ -1,0 +1,58 @@
+"""Composes scenes of photographed things, with boxes, masks and captions, to train and to test on.
+
+  apt-get download tuxpaint-stamps-default mate-backgrounds
+  for package in *.deb; do dpkg -x $package stamps; done
+  python -m train.scenes --stamps=stamps/usr/share/tuxpaint/stamps \\
+    --backgrounds=stamps/usr/share/backgrounds/mate/nature --out=scenes
+
+What --out holds is described in train/data/scenes.py: COCO, YOLO, VOC and Karpathy files side by
+side.  The same flags make the same files.  The pictures are under the licences of those packages.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+import shutil
+import tempfile
+
+from train import options
+from train.data import scenes
+from train.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  out: str = option("", "Folder to write; must be new.")
+  stamps: str = option("", "Folder of cut-outs: tuxpaint/stamps of Debian's package.")
+  backgrounds: str = option("", "Folder of photographs to put them on, as JPEG files.")
+  scenes: int = option(400, "For training.", lower_bound=1)
+  val: int = option(60, "Scenes of the same cut-outs, to validate on.", lower_bound=1)
+  test: int = option(60, "Scenes of cut-outs and backgrounds that are held out.", lower_bound=1)
+  size: int = option(160, "Pixels of the square pictures.", lower_bound=48)
+  seed: int = option(0, "Of what stands where.", lower_bound=0)
+
+
+def main(_, config: Config) -> None:
+  faults = [
+    f"--{name} is missing" for name in ("out", "stamps", "backgrounds") if not getattr(config, name)
+  ]
+  out = Path(config.out)
+  if config.out and out.exists():
+    faults.append(f"--out={out} is there already; delete it or name another folder")
+  if faults:
+    raise ValueError("\n".join([*faults, "python -m train.scenes --help says where pictures are"]))
+  composers = scenes.composers(Path(config.stamps), Path(config.backgrounds), config.size)
+  counts = {"train": config.scenes, "val": config.val, "test": config.test}
+  out.parent.mkdir(parents=True, exist_ok=True)
+  part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+  try:
+    scenes.write(part, composers, counts, config.seed)
+    part.chmod(0o755)
+    os.replace(part, out)
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+  print(f"{sum(counts.values())} scenes of {len(scenes.CLASSES)} classes: {out.resolve()}")
+
+
+if __name__ == "__main__":
+  options.run(main, Config, stopped="stopped; nothing was written")
