@@ -1,0 +1,662 @@
+"""Pictures with boxes: COCO's JSON, VOC's XML and darknet's text files, as one kind of source.
+
+  FOLDER/annotations/instances_train2017.json, FOLDER/train2017/    COCO
+  FOLDER/train/instances.json, or _annotations.coco.json            COCO, pictures beside it
+  FOLDER/Annotations/*.xml, JPEGImages/, ImageSets/Main/train.txt   VOC
+  FOLDER/images/train/, FOLDER/labels/train/, FOLDER/data.yaml      darknet's; or classes.txt
+
+Every fault of a set is said in one message. Pictures without objects are kept. A missing val is
+every tenth of train. Objects marked as crowd or difficult are not trained on, as darknet has it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from functools import partial
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from train.data import folders, transforms
+from train.data.folders import LISTED, READERS, SUFFIXES
+from train.data.lines import AHEAD
+from zoo.detect.found import Place, place
+from zoo.weights import Preprocess
+
+SPLITS = ("train", "val", "test")
+CALLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SLACK = 1.0  # pixels that a box may reach beyond its picture; it is cut there
+FORMATS = ("coco", "voc", "yolo")
+
+
+class Objects(NamedTuple):
+  """What is marked in one picture."""
+
+  boxes: np.ndarray  # [n 4] float32, pixels of the picture
+  labels: np.ndarray  # [n] int32
+  crowd: np.ndarray  # [n] bool: a group that is one box; neither trained on nor counted
+  difficult: np.ndarray  # [n] bool: the same, as VOC calls it
+
+  @property
+  def plain(self) -> np.ndarray:
+    """[n] bool: to be found."""
+    return ~(self.crowd | self.difficult)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BoxSource:
+  """Pictures with their objects, in an order that never changes."""
+
+  paths: tuple[Path, ...]
+  keys: tuple[str, ...]  # paths below the data set's folder
+  sizes: np.ndarray  # [n 2] int32: height, width
+  objects: tuple[Objects, ...]
+
+  def __len__(self) -> int:
+    return len(self.keys)
+
+  def picture(self, index: int) -> np.ndarray:
+    """[h w 3] uint8. Raises ValueError that names a file that cannot be decoded."""
+    try:
+      return transforms.decode(self.paths[index].read_bytes())
+    except transforms.UnreadableImage as error:
+      raise ValueError(
+        f"cannot decode {self.keys[index]}: {error}. Mend it or take it out of the data, and run "
+        "again"
+      ) from error
+
+  def some(self, rows: Sequence[int]) -> "BoxSource":
+    return BoxSource(
+      tuple(self.paths[i] for i in rows), tuple(self.keys[i] for i in rows), self.sizes[rows],
+      tuple(self.objects[i] for i in rows),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  name: str
+  classes: tuple[str, ...]
+  splits: Mapping[str, BoxSource]
+
+
+class Picture(NamedTuple):
+  """One picture as its annotations tell of it."""
+
+  path: Path
+  size: tuple[int, int] | None  # height, width, where they are told
+  rows: list[tuple]  # (class's name or number, x0, y0, x1, y1, crowd, difficult, where it stands)
+  share: bool = False  # boxes are shares of the width and the height
+
+
+@dataclasses.dataclass
+class Reading:
+  """What was read of a set, and all that is wrong with it."""
+
+  root: Path
+  splits: dict[str, list[Picture]] = dataclasses.field(default_factory=dict)
+  classes: tuple[str, ...] | None = None  # None: those that occur
+  faults: list[str] = dataclasses.field(default_factory=list)
+
+  def name(self, path: Path) -> str:
+    return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+
+def load(data: str | Path, *, format: str = "", seed: int = 0) -> Dataset:
+  """Reads all annotations and every picture's header.
+
+  Args:
+    data: a folder as above.
+    format: one of FORMATS; found out if not given.
+    seed: of the tenth that is held out where there is no val.
+
+  Raises:
+    ValueError: all that is wrong with it.
+  """
+  root = Path(data).expanduser().absolute()
+  if not root.is_dir():
+    raise ValueError(f"no folder {root}")
+  format = format or _format(root)
+  reading = Reading(root)
+  READ[format](reading)
+  if not any(reading.splits.values()) and not reading.faults:
+    reading.faults.append(f"there are no pictures for training in it (read as {format})")
+  sources = {name: _checked(reading, some) for name, some in reading.splits.items() if some}
+  if "train" not in sources and not reading.faults:
+    reading.faults.append(f"it has no split train but {', '.join(sources)}")
+  if reading.faults:
+    named, more = reading.faults[:LISTED], len(reading.faults) - LISTED
+    named += [f"and {more} more"] if more > 0 else []
+    raise ValueError(f"the set {root} cannot be used:\n  " + "\n  ".join(named))
+  if "val" not in sources:
+    whole = sources["train"]
+    order = sorted(range(len(whole)), key=lambda i: folders.digest(seed, whole.keys[i]))
+    held = sorted(order[: max(1, len(order) // 10)])
+    rest = sorted(set(range(len(whole))) - set(held))
+    if not rest:
+      raise ValueError(f"{root} has one picture; of these none can be held back for validation")
+    sources |= {"train": whole.some(rest), "val": whole.some(held)}
+  return Dataset(root.name, reading.classes, {s: sources[s] for s in SPLITS if s in sources})
+
+
+def _format(root: Path) -> str:
+  if any(_coco_files(root)):
+    return "coco"
+  if (root / "Annotations").is_dir() or any(root.glob("*/*.xml")):
+    return "voc"
+  if any(root.glob("labels/**/*.txt")) or any(root.glob("*/labels/*.txt")):
+    return "yolo"
+  raise ValueError(
+    f"{root} is no set of pictures with boxes. Wanted COCO's (annotations/instances_train.json or "
+    "train/instances.json), VOC's (Annotations/, JPEGImages/, ImageSets/Main/train.txt) or "
+    "darknet's (images/train/, labels/train/, classes.txt)"
+  )
+
+
+def _coco_files(root: Path) -> dict[str, tuple[Path, tuple[Path, ...]]]:
+  """{split: (file, folders where its pictures may lie)}."""
+  found = {}
+  for split, names in CALLED.items():
+    for name in names:
+      beside = [root / name / f for f in ("instances.json", "_annotations.coco.json")]
+      central = sorted((root / "annotations").glob(f"instances_{name}*.json"))
+      for file in (f for f in (*beside, *central) if f.exists()):
+        own = file.stem.removeprefix("instances_")
+        places = (file.parent, file.parent / "images", root / own, root / "images" / own, root)
+        found.setdefault(split, (file, places))
+  if not found and (root / "instances.json").exists():
+    found["train"] = (root / "instances.json", (root, root / "images"))
+  return found
+
+
+def _read_coco(reading: Reading) -> None:
+  for split, (file, places) in _coco_files(reading.root).items():
+    where = reading.name(file)
+    try:
+      info = json.loads(file.read_bytes())
+      images, marks, kinds = (list(info[k]) for k in ("images", "annotations", "categories"))
+      ids = [[row["id"] for row in rows] for rows in (images, marks, kinds)]
+      if strange := [i for some in ids for i in some if not isinstance(i, int | str)]:
+        raise TypeError(f"the id {strange[0]!r:.40} is no number")
+      names = tuple(str(row["name"]) for row in sorted(kinds, key=lambda row: row["id"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+      reading.faults.append(f"{where} is no COCO file ({type(error).__name__}: {error})")
+      continue
+    for what, numbers in zip(("picture", "object", "class"), ids):
+      twice = [str(n) for n, count in Counter(map(str, numbers)).items() if count > 1]
+      if twice:
+        reading.faults.append(f"{where}: {what} id {_some(twice)} is there more than once")
+    if reading.classes is None:
+      reading.classes = names
+    elif reading.classes != names:
+      reading.faults.append(f"{where} has other classes than the other splits: {_some(names)}")
+    label = {str(row["id"]): str(row["name"]) for row in kinds}
+    pictures = {}
+    for row in images:
+      try:
+        size = (int(row["height"]), int(row["width"])) if "height" in row else None
+        path = _below(places, str(row["file_name"]))
+      except (KeyError, ValueError, TypeError) as error:
+        reading.faults.append(f"{where}: picture {row['id']} is not described ({error})")
+        continue
+      pictures[str(row["id"])] = Picture(path, size, [])
+    for row in marks:
+      here = f"{where}, object {row['id']}"
+      if (owner := str(row.get("image_id"))) not in pictures:
+        reading.faults.append(f"{here}: there is no picture {owner}")
+        continue
+      try:
+        x, y, w, h = (float(v) for v in row["bbox"])
+      except (KeyError, ValueError, TypeError):
+        reading.faults.append(f"{here}: bbox must be four numbers, not {row.get('bbox')}")
+        continue
+      known = str(row.get("category_id"))
+      kind = label.get(known, f"category_id {known}")
+      pictures[owner].rows.append((kind, x, y, x + w, y + h, bool(row.get("iscrowd")), False, here))
+    reading.splits[split] = list(pictures.values())
+
+
+def _below(places: Sequence[Path], name: str) -> Path:
+  """The file of that name; in the first place if there is none. Never outside of these folders."""
+  if Path(name).is_absolute() or ".." in Path(name).parts:
+    raise ValueError(f"its file {name} lies outside of the set")
+  return next((p / name for p in places if (p / name).exists()), places[0] / name)
+
+
+def _read_voc(reading: Reading) -> None:
+  root = reading.root
+  if (root / "Annotations").is_dir():
+    groups = {
+      split: [root / "Annotations" / f"{line.split()[0]}.xml"
+              for line in list_.read_text("utf-8-sig").splitlines() if line.strip()]
+      for split, names in CALLED.items() for name in names
+      if (list_ := root / "ImageSets/Main" / f"{name}.txt").exists()
+    } or {"train": sorted((root / "Annotations").glob("*.xml"))}  # fmt: skip
+  else:
+    groups = {
+      split: sorted((root / name).glob("*.xml"))
+      for split, names in CALLED.items() for name in names if (root / name).is_dir()
+    }  # fmt: skip
+  for split, files in groups.items():
+    pictures = reading.splits.setdefault(split, [])
+    for file in files:
+      where = reading.name(file)
+      try:
+        pictures.append(_voc_picture(root, file, where, reading.faults))
+      except FileNotFoundError:
+        reading.faults.append(f"{where} is missing")
+      except (ElementTree.ParseError, ValueError, AttributeError, TypeError) as error:
+        reading.faults.append(f"{where} is no annotation of VOC's ({error})")
+  if (names := _names(root)) is not None:
+    reading.classes = names
+
+
+def _voc_picture(root: Path, file: Path, where: str, faults: list[str]) -> Picture:
+  top = ElementTree.fromstring(file.read_bytes())
+  name = top.findtext("filename") or f"{file.stem}.jpg"
+  path = _below((root / "JPEGImages", file.parent), name)
+  size = top.find("size")
+  size = size is not None and tuple(int(size.findtext(k)) for k in ("height", "width"))
+  rows = []
+  for i, mark in enumerate(top.findall("object"), start=1):
+    try:
+      box = [float(mark.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
+    except TypeError:
+      faults.append(f"{where}, object {i}: it has no bndbox")
+      continue
+    # VOC counts pixels from 1, and the last one belongs to the box
+    box = [box[0] - 1, box[1] - 1, *box[2:]]
+    difficult = (mark.findtext("difficult") or "0").strip() == "1"
+    rows.append((mark.findtext("name", "").strip(), *box, False, difficult, f"{where}, object {i}"))
+  return Picture(path, size or None, rows)
+
+
+def _names(root: Path) -> tuple[str, ...] | None:
+  """Classes as a file of the set lists them, or None."""
+  for file in (*(root / n for n in ("data.yaml", "dataset.yaml")), *sorted(root.glob("*.yaml"))):
+    if file.exists():
+      import yaml
+
+      names = (yaml.safe_load(file.read_text("utf-8")) or {}).get("names")
+      if isinstance(names, Mapping):
+        return tuple(str(names[k]) for k in sorted(names))
+      if isinstance(names, Sequence):
+        return tuple(map(str, names))
+  for file in (*(root / n for n in ("classes.txt", "obj.names")), *sorted(root.glob("*.names"))):
+    if file.exists():
+      lines = file.read_text("utf-8-sig").splitlines()
+      return tuple(line.strip() for line in lines if line.strip())
+  return None
+
+
+def _read_yolo(reading: Reading) -> None:
+  root, names = reading.root, _names(reading.root)
+  if names is None:
+    reading.faults.append(f"no list of classes: {root.name}/classes.txt, one a line, or data.yaml")
+    return
+  reading.classes = names
+  pairs = {
+    split: pair for split, called in CALLED.items() for name in called
+    for pair in ((root / "images" / name, root / "labels" / name),
+                 (root / name / "images", root / name / "labels")) if pair[0].is_dir()
+  } or {"train": (root / "images", root / "labels")}  # fmt: skip
+  for split, (images, labels) in pairs.items():
+    paths = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    twice = Counter(p.relative_to(images).with_suffix("") for p in paths)
+    faults = [f"{reading.name(images / p)}: two pictures, one label file" for p, n in twice.items()
+              if n > 1]  # fmt: skip
+    for file in sorted(labels.rglob("*.txt")):
+      if file.relative_to(labels).with_suffix("") not in twice and file.name != "classes.txt":
+        faults.append(f"{reading.name(file)}: there is no picture for it in {reading.name(images)}")
+    reading.faults += faults
+    reading.splits[split] = [
+      Picture(p, None, _yolo_rows(reading, (labels / p.relative_to(images)).with_suffix(".txt")),
+              share=True)
+      for p in paths
+    ]  # fmt: skip
+
+
+def _yolo_rows(reading: Reading, file: Path) -> list[tuple]:
+  """Lines "class cx cy w h", or "class x y x y x y ..." of an outline; no file, no objects."""
+  rows = []
+  lines = file.read_text("utf-8-sig").splitlines() if file.exists() else ()
+  for i, line in enumerate(lines, start=1):
+    here = f"{reading.name(file)}, line {i}"
+    try:
+      kind, *numbers = line.split() or ["skip"]
+      numbers = [float(n) for n in numbers]
+      label = int(kind) if numbers else -1
+    except ValueError:
+      reading.faults.append(f"{here} is not made of numbers: {line[:60]!r}")
+      continue
+    if kind == "skip":
+      continue
+    if len(numbers) == 4:
+      x, y, w, h = numbers
+      box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    elif len(numbers) >= 6 and len(numbers) % 2 == 0:
+      box = (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2]))
+    else:
+      reading.faults.append(f"{here}: wanted class, x, y, width, height, not {line[:60]!r}")
+      continue
+    known = 0 <= label < len(reading.classes)
+    rows.append((reading.classes[label] if known else f"number {kind}", *box, False, False, here))
+  return rows
+
+
+READ: dict[str, Callable[[Reading], None]] = {
+  "coco": _read_coco, "voc": _read_voc, "yolo": _read_yolo,
+}  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+  return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _checked(reading: Reading, pictures: Sequence[Picture]) -> BoxSource:
+  """The source of one split; what is wrong with its pictures and boxes goes to the faults."""
+  if reading.classes is None:
+    reading.classes = tuple(sorted({row[0] for p in pictures for row in p.rows}))
+  with ThreadPoolExecutor(READERS) as pool:
+    sizes = list(pool.map(_size, [p.path for p in pictures]))
+  number = {name: i for i, name in enumerate(reading.classes)}
+  objects, seen = [], Counter(p.path for p in pictures)
+  reading.faults += [f"{reading.name(p)} is listed {n} times" for p, n in seen.items() if n > 1]
+  for picture, size in zip(pictures, sizes):
+    name = reading.name(picture.path)
+    if isinstance(size, str):
+      reading.faults.append(f"{name}: {size}")
+      size = picture.size
+    elif picture.size and picture.size != size:
+      told, is_ = (f"{w}x{h}" for h, w in (picture.size, size))
+      reading.faults.append(f"{name} has {is_} pixels; its annotation says {told}")
+    objects.append(_objects(picture, size, number, reading.faults))
+  keys = tuple(reading.name(p.path) for p in pictures)
+  array = np.array([s if isinstance(s, tuple) else (1, 1) for s in sizes], np.int32).reshape(-1, 2)
+  return BoxSource(tuple(p.path for p in pictures), keys, array, tuple(objects))
+
+
+def _size(path: Path) -> tuple[int, int] | str:
+  """(height, width) of a picture held upright, or what is wrong with it."""
+  try:
+    with Image.open(path) as image:
+      size = (image.height, image.width)
+      return size[::-1] if transforms._orientation(image) in transforms.SIDEWAYS else size
+  except FileNotFoundError:
+    return "the picture is missing"
+  except Exception as error:  # Pillow does not document what a broken header raises
+    return f"the picture cannot be read ({type(error).__name__})"
+
+
+def _objects(
+  picture: Picture, size: tuple[int, int] | None, number: Mapping[str, int], faults: list[str]
+) -> Objects:
+  rows = []
+  for kind, x0, y0, x1, y1, crowd, difficult, here in picture.rows:
+    if picture.share and size:
+      x0, x1, y0, y1 = x0 * size[1], x1 * size[1], y0 * size[0], y1 * size[0]
+    box = (x0, y0, x1, y1)
+    said = ", ".join(f"{v:g}" for v in box)
+    if kind not in number:
+      faults.append(f"{here}: unknown class {kind}")
+    elif not all(map(math.isfinite, box)):
+      faults.append(f"{here}: the box {said} has numbers that are not finite")
+    elif x1 <= x0 or y1 <= y0:
+      faults.append(f"{here}: the box {said} has no positive size")
+    elif size and not _inside(box, size):
+      faults.append(f"{here}: the box {said} reaches out of its {size[1]}x{size[0]} pixels")
+    else:
+      rows.append((number[kind], *box, crowd, difficult))
+  table = np.array(rows, np.float64).reshape(-1, 7)
+  boxes = table[:, 1:5]
+  if size:
+    boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
+  return Objects(
+    boxes.astype(np.float32), table[:, 0].astype(np.int32), table[:, 5] > 0, table[:, 6] > 0
+  )
+
+
+def _inside(box, size: tuple[int, int]) -> bool:
+  x0, y0, x1, y1 = box
+  height, width = size
+  low = min(x0, y0) >= -SLACK and x0 < width and y0 < height
+  return low and x1 <= width + SLACK and y1 <= height + SLACK
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+  """What training does to a picture; `None` in its place shows it as evaluation does."""
+
+  jitter: float = 0.3  # of width and height, before the picture is fitted into the square
+  scale: tuple[float, float] = (1.0, 1.0)  # of the fitted picture; above 1 its borders are cut off
+  flip: float = 0.5  # probability of left for right
+  hue: float = 0.1  # share of the circle, at most
+  saturation: float = 1.5  # factor or its inverse, at most
+  exposure: float = 1.5
+  mosaic: float = 0.0  # probability that four pictures share the square (arXiv:2004.10934)
+  mixup: float = 0.0  # probability that two pictures are blended (arXiv:1902.04103)
+  visible: float = 0.2  # share of an object that must be left for it to count
+
+  def __post_init__(self):
+    faults = [
+      f"{name} is a share within 0..1, not {getattr(self, name)}"
+      for name in ("flip", "mosaic", "mixup", "visible", "hue", "jitter")
+      if not 0 <= getattr(self, name) <= 1
+    ]
+    if not 0 < self.scale[0] <= self.scale[1]:
+      faults.append(f"scale must be positive and rise, not {self.scale}")
+    faults += [f"{name} is a factor of at least 1, not {getattr(self, name)}"
+               for name in ("saturation", "exposure") if getattr(self, name) < 1]  # fmt: skip
+    if faults:
+      raise ValueError("augmentation: " + "; ".join(faults))
+
+
+class View(NamedTuple):
+  """What a network sees, and what is in it."""
+
+  image: np.ndarray  # [size size 3] uint8
+  boxes: np.ndarray  # [n 4] float32 in its pixels
+  labels: np.ndarray  # [n] int32
+
+
+GREY = 128  # around a picture that does not fill the square
+
+
+def train_view(
+  source: BoxSource, index: int, rng: np.random.Generator, size: int, augment: Augment
+) -> View:
+  """One row for training: as darknet does it, and by mosaic and mixup of further rows."""
+  view = _one_or_four(source, index, rng, size, augment)
+  if augment.mixup and rng.random() < augment.mixup:
+    other = _one_or_four(source, int(rng.integers(len(source))), rng, size, augment)
+    share = rng.beta(8, 8)
+    mixed = share * view.image.astype(np.float32) + (1 - share) * other.image
+    both = (np.concatenate(parts) for parts in zip(view[1:], other[1:]))
+    view = View(np.rint(mixed).astype(np.uint8), *both)
+  image, boxes, labels = view
+  if rng.random() < augment.flip:
+    image = image[:, ::-1]
+    boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
+  return View(np.ascontiguousarray(distorted(image, rng, augment)), boxes, labels)
+
+
+def _one_or_four(source, index, rng, size, augment) -> View:
+  if not augment.mosaic or rng.random() >= augment.mosaic:
+    return _placed(source, index, rng, size, augment)
+  rows = [index, *(int(i) for i in rng.integers(len(source), size=3))]
+  middle = np.rint(rng.uniform(0.25, 0.75, 2) * size).astype(int)
+  image = np.full((size, size, 3), GREY, np.uint8)
+  boxes, labels = [], []
+  for quarter, row in enumerate(rows):
+    part = _placed(source, row, rng, size, augment)
+    right, below = quarter % 2, quarter // 2
+    # the part's corner goes to the middle, and what reaches out of the square is cut off
+    x, y = (int(m) if far else int(m) - size for m, far in zip(middle, (right, below)))
+    low = (max(x, 0), max(y, 0))
+    high = (min(x + size, size), min(y + size, size))
+    image[low[1] : high[1], low[0] : high[0]] = part.image[
+      low[1] - y : high[1] - y, low[0] - x : high[0] - x
+    ]
+    kept = _cut(part.boxes + np.float32([x, y] * 2), (*low, *high), augment.visible)
+    boxes.append(kept[0])
+    labels.append(part.labels[kept[1]])
+  return View(image, np.concatenate(boxes), np.concatenate(labels))
+
+
+def _placed(source, index, rng, size, augment) -> View:
+  """A picture of another shape and size, somewhere in the square."""
+  pixels = source.picture(index)
+  height, width = pixels.shape[:2]
+  shape = [side * (1 + rng.uniform(-1, 1) * augment.jitter) for side in (height, width)]
+  factor = rng.uniform(*augment.scale) * size / max(shape)
+  new_h, new_w = (max(1, round(side * factor)) for side in shape)
+  # anywhere inside; where it is larger than the square, anywhere that fills it
+  top, left = (int(rng.integers(min(0, size - n), max(0, size - n) + 1)) for n in (new_h, new_w))
+  image = _pasted(pixels, (new_h, new_w), (top, left), size)
+  objects = source.objects[index]
+  where = Place(new_w / width, new_h / height, left, top)
+  plain = objects.plain
+  boxes, kept = _cut(where.into(objects.boxes[plain]), (0, 0, size, size), augment.visible)
+  return View(image, boxes, objects.labels[plain][kept])
+
+
+def _pasted(pixels, shape: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:
+  """[size size 3]: a picture resized to `shape` with its first pixel at `corner`."""
+  small = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
+  image = np.full((size, size, 3), GREY, np.uint8)
+  (t0, t1), (s0, s1) = zip(*(
+    ((max(at, 0), min(at + n, size)), (max(-at, 0), min(at + n, size) - at))
+    for at, n in zip(corner, shape)
+  ))  # fmt: skip
+  image[t0[0] : t0[1], t1[0] : t1[1]] = small[s0[0] : s0[1], s1[0] : s1[1]]
+  return image
+
+
+def _cut(boxes: np.ndarray, frame, visible: float) -> tuple[np.ndarray, np.ndarray]:
+  """(boxes cut to a frame x0 y0 x1 y1, mask of those that stay): enough of them is inside."""
+  low, high = np.float32(frame[:2]), np.float32(frame[2:])
+  inside = np.concatenate([np.maximum(boxes[:, :2], low), np.minimum(boxes[:, 2:], high)], 1)
+  size = np.maximum(inside[:, 2:] - inside[:, :2], 0)
+  whole = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+  kept = (size.prod(1) >= visible * whole) & (size >= 1).all(1)
+  return inside[kept], kept
+
+
+def distorted(image: np.ndarray, rng: np.random.Generator, augment: Augment) -> np.ndarray:
+  """Another hue, saturation and exposure, each drawn as darknet draws it."""
+  hue = rng.uniform(-augment.hue, augment.hue)
+  factors = [rng.uniform(1, most) for most in (augment.saturation, augment.exposure)]
+  factors = [f if rng.random() < 0.5 else 1 / f for f in factors]
+  if hue == 0 and factors == [1, 1]:
+    return image
+  hsv = cv2.cvtColor(np.float32(image) / 255, cv2.COLOR_RGB2HSV)
+  hsv[..., 0] = (hsv[..., 0] + 360 * hue) % 360
+  hsv[..., 1:] = np.minimum(hsv[..., 1:] * np.float32(factors), 1)
+  return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
+
+
+def eval_view(source: BoxSource, index: int, preprocess: Preprocess) -> View:
+  """The picture as `preprocess.crop` shows it."""
+  pixels, objects = source.picture(index), source.objects[index]
+  where, plain = place(preprocess, *pixels.shape[:2]), objects.plain
+  image = preprocess.crop(Image.fromarray(pixels))
+  return View(image, where.into(objects.boxes[plain]), objects.labels[plain])
+
+
+def train_batches(
+  source: BoxSource, preprocess: Preprocess, *, batch: int, boxes: int, seed: int,
+  start_step: int = 0, threads: int = 2, augment: Augment | None = Augment(),  # noqa: B008 (frozen)
+  sizes: Sequence[int] = (), process_index: int = 0, process_count: int = 1,
+) -> Iterator[dict]:  # fmt: skip
+  """Batches of step `start_step`, `start_step` + 1 ... without end; a function of seed and step.
+
+  Args:
+    batch: pictures in all processes together.
+    boxes: rows of a picture; of more objects some are left out by chance.
+    augment: None shows pictures as evaluation does.
+    sizes: of the square, another every ten steps, as darknet's `random=1`; () is the preprocess's.
+
+  Yields:
+    {"image": [b size size 3] uint8, "boxes": [b boxes 4] float32, "box_label": [b boxes] int32
+    with -1 for padding, "seen": [b] int32, pictures of the run up to and with this batch,
+    "index": [b] int32, "real": [b] float32 of ones}.
+  """
+  per_epoch = len(source) // batch
+  if not per_epoch:
+    raise ValueError(
+      f"there are {len(source)} training pictures, fewer than one batch of {batch}; set the batch "
+      f"to {len(source)} or less"
+    )
+
+  def jobs():
+    step = start_step
+    while True:
+      epoch, at = divmod(step, per_epoch)
+      order = np.random.default_rng((seed, 0, epoch)).permutation(len(source))
+      size = preprocess.size
+      if sizes:
+        size = int(np.random.default_rng((seed, 1, step // 10)).choice(sizes))
+      rows = [(int(i), step * batch + n) for n, i in enumerate(order[at * batch :][:batch])]
+      seen = {"seen": np.full(batch // process_count, (step + 1) * batch, np.int32)}
+      yield partial(one, size), rows[process_index::process_count], seen
+      step += 1
+
+  def one(size, row):
+    index, number = row
+    rng = np.random.default_rng((seed, 2, number))
+    if augment is None:
+      view = eval_view(source, index, preprocess.at(size))
+    else:
+      view = train_view(source, index, rng, size, augment)
+    return index, view, rng
+
+  return _batches(jobs(), boxes, threads)
+
+
+def eval_batches(
+  source: BoxSource, preprocess: Preprocess, *, batch: int, boxes: int, threads: int = 2,
+  process_index: int = 0, process_count: int = 1,
+) -> Iterator[dict]:  # fmt: skip
+  """All rows once, as `train_batches` yields them; filling rows have index -1 and real 0."""
+  index = np.arange(len(source))
+  index = np.pad(index, (0, -len(index) % batch), constant_values=-1).reshape(-1, batch)
+
+  def one(row):
+    if row < 0:
+      blank = np.zeros((preprocess.size, preprocess.size, 3), np.uint8)
+      return row, View(blank, np.zeros((0, 4), np.float32), np.zeros(0, np.int32)), None
+    return row, eval_view(source, row, preprocess), np.random.default_rng((3, row))
+
+  jobs = ((one, [int(i) for i in some[process_index::process_count]], {}) for some in index)
+  return _batches(jobs, boxes, threads)
+
+
+def _batches(jobs: Iterator[tuple[Callable, list, dict[str, Any]]], limit: int, threads: int):
+  with ThreadPoolExecutor(threads) as pool:
+    waiting = []
+    for make, rows, more in jobs:
+      waiting.append(([pool.submit(make, row) for row in rows], more))
+      if len(waiting) > AHEAD:
+        yield _stacked(*waiting.pop(0), limit)
+    while waiting:
+      yield _stacked(*waiting.pop(0), limit)
+
+
+def _stacked(jobs, more: dict[str, Any], limit: int) -> dict[str, np.ndarray]:
+  rows = [job.result() for job in jobs]
+  index = np.array([row[0] for row in rows], np.int32)
+  boxes = np.zeros((len(rows), limit, 4), np.float32)
+  labels = np.full((len(rows), limit), -1, np.int32)
+  for i, (_, view, rng) in enumerate(rows):
+    n = len(view.labels)
+    some = np.arange(n) if n <= limit else np.sort(rng.permutation(n)[:limit])
+    boxes[i, : len(some)], labels[i, : len(some)] = view.boxes[some], view.labels[some]
+  image = np.stack([view.image for _, view, _ in rows])
+  real = (index >= 0).astype(np.float32)
+  return {"image": image, "boxes": boxes, "box_label": labels, "index": index, "real": real, **more}
