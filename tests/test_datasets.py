@@ -167,6 +167,15 @@ def test_tfds(tfds_dir):
   assert batch["image"].shape == (8, 24, 24, 3) and set(batch["label"]) <= {0, 1, 2}
 
 
+def test_its_files_are_array_records_of_examples(tfds_dir, monkeypatch, tmp_path):
+  monkeypatch.setenv("FLAXZOO_CACHE", str(tmp_path))
+  ours = datasets.load(f"records:{tfds_dir / 'flowers_split/1.0.0'}")
+  theirs = datasets.load("tfds:flowers_split", data_dir=tfds_dir)
+  for name, source in theirs.splits.items():
+    a, b = ([part[i] for i in range(len(source))] for part in (ours.splits[name], source))
+    assert sorted(a, key=str) == sorted(b, key=str)
+
+
 def test_tfds_splits(tfds_dir):
   cut = datasets.load("tfds:flowers_whole", data_dir=tfds_dir).splits
   assert {k: len(v) for k, v in cut.items()} == {"train": 18, "val": 2}

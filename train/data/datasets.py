@@ -1,6 +1,7 @@
-"""Data sets by name: a folder of photographs, or a set of TensorFlow Datasets without TensorFlow.
+"""Data sets by name: a folder, shards, or a set of TensorFlow Datasets without TensorFlow.
 
   load("~/photographs")                  see `folders`
+  load("tar:~/shards")                   see `shards`; so is records:, of ArrayRecord files
   load("tfds:oxford_flowers102")         its own splits; a missing val is the last tenth of train
   load("tfds:cifar10:train=train[:90%],val=train[90%:],test=test")    TFDS's notation of splits
 
@@ -14,7 +15,7 @@ import difflib
 from pathlib import Path
 import re
 
-from train.data import folders
+from train.data import folders, shards
 from train.data.sources import Source, TfdsSource
 
 SPLITS = ("train", "val", "test")
@@ -38,9 +39,10 @@ def load(
   """Opens a data set; pictures are read when rows are asked for.
 
   Args:
-    data: a folder, or `tfds:NAME[:VERSION][:train=SPLIT,val=SPLIT,test=SPLIT]`.
-    seed: of the division of a folder that is not split by its owner.
-    max_bad: share of a folder's photographs that may be unreadable and skipped, 0..1.
+    data: a folder, `tar:FOLDER`, `records:FOLDER`, or
+      `tfds:NAME[:VERSION][:train=SPLIT,val=SPLIT,test=SPLIT]`.
+    seed: of the division of a folder or of shards that are not split by their owner.
+    max_bad: share of the photographs that may be unreadable and skipped, 0..1.
     data_dir: where TFDS keeps prepared sets; None is TFDS's own default.
 
   Raises:
@@ -48,10 +50,16 @@ def load(
   """
   if str(data).startswith("tfds:"):
     return load_tfds(str(data).removeprefix("tfds:"), data_dir)
-  root = Path(data).expanduser()
+  kind, named, path = str(data).partition(":")
+  if not named or kind not in shards.KINDS:
+    kind, path = "", data
+  root = Path(path).expanduser()
   if not root.exists():
     raise ValueError(f"no folder {root}{_near(root)} (a TFDS set is written tfds:NAME)")
-  classes, splits, skipped = folders.load(root, seed, max_bad)
+  if kind := kind or shards.kind_of(root):
+    classes, splits, skipped = shards.load(kind, root, seed, max_bad)
+  else:
+    classes, splits, skipped = folders.load(root, seed, max_bad)
   return Dataset(root.resolve().name, classes, splits, skipped)
 
 

@@ -2,6 +2,9 @@
 
   folder/class/photo.jpg                     split here, 80 : 10 : 10
   folder/{train,val,test}/class/photo.jpg    split by its owner; a missing val is cut from train
+  folder/Images/class/photo.jpg              split by its owner's lists of class/photo.jpg,
+                                             TrainImages.txt and TestImages.txt as MIT Indoor 67
+                                             has them, or train.txt, val.txt, test.txt
 
 Photographs may lie in folders of their own below a class. Hidden files are ignored, and files that
 are no pictures by their names.
@@ -14,7 +17,7 @@ the middle of a file: `pipeline` names the file when it comes to it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import hashlib
@@ -96,6 +99,10 @@ def scan(root: Path) -> Findings:
     what = "is a file, not a folder" if root.exists() else "does not exist"
     found.faults.append(f"it {what}; wanted a folder of classes, {root.name}/rose/photo.jpg")
     return found
+  if lists := _lists(root):
+    _read_lists(found, lists)
+    _open_all(found)
+    return found
   found.folders = _split_folders(found)
   for name, parent in found.folders.items():
     for folder in _folders(root / parent):
@@ -135,6 +142,36 @@ def _split_folders(found: Findings) -> dict[str, str]:
   if "train" not in named.values():
     found.faults.append(f"there is {_list(named)} but no folder train")
   return {of: name for name, of in named.items()}
+
+
+def _lists(root: Path) -> dict[str, Path]:
+  """{split: its list of photographs}, if there is one for training and one more."""
+  named = {path.name.lower(): path for path in root.iterdir() if path.is_file()}
+  found = {
+    of: named[name]
+    for split_name, of in SPLITS.items()
+    for name in (f"{split_name}.txt", f"{split_name}images.txt")
+    if name in named
+  }
+  return found if "train" in found and len(found) > 1 else {}
+
+
+def _read_lists(found: Findings, lists: Mapping[str, Path]) -> None:
+  root = found.root
+  images = next((name for name in ("Images", "images") if (root / name).is_dir()), "")
+  seen = {}
+  for name, path in lists.items():
+    found.folders[name] = path.name
+    for line in filter(None, map(str.strip, path.read_text().splitlines())):
+      below = Path(line.replace("\\", "/"))
+      if below.is_absolute() or ".." in below.parts or len(below.parts) < 2:
+        found.faults.append(f"{path.name} has the line {line!r}; wanted class/photo.jpg")
+        continue
+      photograph = (Path(images) / below).as_posix()
+      if seen.setdefault(photograph, path.name) != path.name:
+        found.faults.append(f"{line} is in {seen[photograph]} and in {path.name}; keep one")
+        continue
+      found.photographs.setdefault((name, below.parts[-2]), []).append(photograph)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -198,7 +235,7 @@ def fault_of(path: Path) -> str:
     if not stat.S_ISREG(info.st_mode):
       return "it is not a regular file"
     with open(path, "rb") as file:
-      if info.st_size and _is_whole(file, info.st_size):
+      if info.st_size and is_whole(file, info.st_size):
         return ""
     transforms.decode(path.read_bytes())
   except transforms.UnreadableImage as error:
@@ -208,7 +245,7 @@ def fault_of(path: Path) -> str:
   return ""
 
 
-def _is_whole(file, size: int) -> bool:
+def is_whole(file, size: int) -> bool:
   """Whether the header is in order and the file ends as its format ends; False is "perhaps"."""
   try:
     image = Image.open(file)
