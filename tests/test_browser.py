@@ -115,7 +115,7 @@ def pages(tmp_path_factory):
   run = runs.finished(folder / "run", data)
   with predict.Album(folder / "album", "Title") as album:
     paths = sorted((data / "test").rglob("*.png"))
-    for answer in predict.predict(run, paths, maps="cam", failed=pytest.fail):
+    for answer in predict.predict(run, paths, maps=("cam",), failed=pytest.fail):
       album.add(answer)
     album.finish(["<b>.jpg: it is cut short"])
   return {

@@ -39,7 +39,8 @@ def answered(run, tmp_path_factory):
   (folder / "deep/er/notes.txt").write_text("no picture")
   files = [data / name for name in PHOTOGRAPHS[:2]] + [folder / "text.jpg", folder / "none.jpg"]
   command = [sys.executable, "-m", "train.predict", f"--model={workdir}", "--top=3", "--batch=2",
-             f"--out={folder / 'out'}", *files, folder / "deep", folder / "empty"]  # fmt: skip
+             "--maps=grad_cam,guided", f"--out={folder / 'out'}", *files, folder / "deep",
+             folder / "empty"]  # fmt: skip
   done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
   return folder, done
 
@@ -86,21 +87,46 @@ def test_the_album_is_whole(answered):
   folder, _ = answered
   names = sorted(path.name for path in (folder / "out").iterdir())
   assert names == [
-    "0001_0.png", "0001_0_map.png", "0002_1.png", "0002_1_map.png", "0003__i_x.png",
-    "0003__i_x_map.png", "answers.csv", "index.html",
+    "0001_0.png", "0001_0_grad_cam.png", "0001_0_guided.png", "0002_1.png", "0002_1_grad_cam.png",
+    "0002_1_guided.png", "0003__i_x.png", "0003__i_x_grad_cam.png", "0003__i_x_guided.png",
+    "answers.csv", "boxes.csv", "index.html",
   ]  # fmt: skip
-  for name in names[:6]:
+  for name in names[:9]:
     with Image.open(folder / "out" / name) as image:
       assert image.size == (runs.SIZE, runs.SIZE)
   text = (folder / "out/index.html").read_text()
-  assert text.count("<img") == 6 and "<script" not in text and "<i>x" not in text
+  assert text.count("<img") == 9 and "<script" not in text and "<i>x" not in text
   assert "it is text, not a picture" in text and "http" not in text
+
+
+def test_boxes_lie_within_what_the_network_saw(answered):
+  folder, _ = answered
+  with open(folder / "out/boxes.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [r["map"] for r in rows] == ["grad_cam"] * 3
+  for r in rows:
+    x0, y0, x1, y1 = (int(r[k]) for k in ("x0", "y0", "x1", "y1"))
+    assert 0 <= x0 <= x1 <= runs.SIZE and 0 <= y0 <= y1 <= runs.SIZE
+
+
+@pytest.mark.parametrize(
+  "fields, words",
+  [
+    ({"maps": ("gradcam",)}, "no map gradcam; did you mean grad_cam"),
+    ({"maps": ("guided",), "layer": "stage4"}, "guided look at no layer"),
+    ({"target": "a & c"}, "no class 'a & c'; did you mean 'a & b'"),
+    ({"maps": ("cam",), "layer": "stage2"}, "CAM needs a head"),
+  ],
+)
+def test_a_wrong_map_is_a_sentence(fields, words, run):
+  with pytest.raises(ValueError, match=words):
+    list(predict.predict(run[0], [run[1] / PHOTOGRAPHS[0]], failed=pytest.fail, **fields))
 
 
 def test_an_album_is_never_half_written(tmp_path):
   with pytest.raises(KeyboardInterrupt), predict.Album(tmp_path / "out", "t") as album:
     view = np.zeros((8, 8, 3), np.uint8)
-    album.add(predict.Answer(tmp_path / "a.png", [("x", 1.0)], view, None))
+    album.add(predict.Answer(tmp_path / "a.png", [("x", 1.0)], view))
     raise KeyboardInterrupt
   assert not list(tmp_path.iterdir())
   (tmp_path / "mine").mkdir()

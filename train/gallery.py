@@ -1,8 +1,11 @@
 """The photographs that a report shows, and where in them the network looked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import difflib
+from functools import partial
 
 import jax
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -12,6 +15,73 @@ import zoo
 from zoo import explain
 
 View = tuple[str, str, bytes]  # name of a file, caption, PNG
+MAPS = {  # of `zoo.explain`, by the names of --maps
+  "grad_cam": explain.grad_cam,
+  "grad_cam_pp": explain.grad_cam_pp,
+  "cam": explain.cam,
+  "saliency": explain.saliency,
+  "guided": explain.guided,
+  "guided_grad_cam": explain.guided_grad_cam,
+  "integrated": explain.integrated,
+  "occlusion": explain.occlusion,
+}
+PLACES = ("grad_cam", "grad_cam_pp", "cam")  # where; what is negative in them is not shown
+LAYERED = (*PLACES, "guided_grad_cam")  # those that look at a layer
+GRADIENTS = ("saliency", "guided", "guided_grad_cam")  # details, of which nearly all are faint
+
+
+def methods(names: Sequence[str], layer: str | None = None) -> dict[str, Callable]:
+  """{name: function of (model, variables, image, classes)} of MAPS; "none" is none of them."""
+  wanted = [name for name in names if name != "none"]
+  if unknown := [name for name in wanted if name not in MAPS]:
+    near = difflib.get_close_matches(unknown[0], MAPS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"there is no map {', '.join(unknown)}{hint} There are {', '.join(MAPS)}")
+  if layer and wanted and not set(wanted) & set(LAYERED):
+    raise ValueError(f"{', '.join(wanted)} look at no layer; {', '.join(LAYERED)} do")
+  at = lambda name: {"layer": layer} if name in LAYERED else {}
+  return {name: partial(MAPS[name], **at(name)) for name in wanted}
+
+
+def laid_over(
+  name: str, values: np.ndarray, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """(the map as a picture [h w 3] uint8, with its box [4] drawn if it is one of places).
+
+  What has no sign lies as colours over the photograph; what has one lies over the grey photograph,
+  red for and blue against; gradients are seen better alone, on grey.
+  """
+  if name in PLACES:
+    box = explain.localize(values[None], image.shape[:2])[0]
+    return framed(figures.overlay(image, values), box), box
+  return (_detail(values) if name in GRADIENTS else _signed(image, values)), None
+
+
+def framed(image: np.ndarray, box: np.ndarray, color=(255, 255, 255)) -> np.ndarray:
+  """The picture with a frame of two pixels inside the box (x0 y0 x1 y1); none if it is empty."""
+  x0, y0, x1, y1 = np.asarray(box, int)
+  inner = np.zeros(image.shape[:2], bool)
+  inner[y0:y1, x0:x1] = True
+  inner[y0 + 2 : max(y1 - 2, 0), x0 + 2 : max(x1 - 2, 0)] = False
+  return np.where(inner[..., None], np.array(color, np.uint8), image)
+
+
+def _detail(values: np.ndarray) -> np.ndarray:
+  """Signed [h w c] -> [h w 3] uint8 around grey; the strongest of a thousand values are clipped."""
+  values = values if values.shape[-1] == 3 else values.mean(-1, keepdims=True).repeat(3, -1)
+  peak = max(float(np.quantile(np.abs(values), 0.999)), 1e-12)
+  return np.rint(127.5 + 127.5 * np.clip(values / peak, -1, 1)).astype(np.uint8)
+
+
+def _signed(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """Signed [h w] or [h w c] over the grey photograph."""
+  values = values.sum(-1) if values.ndim == 3 else values
+  peak = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
+  share = np.clip(values / peak, -1, 1)
+  color = matplotlib.colormaps["coolwarm"]((share + 1) / 2)[..., :3] * 255
+  grey = image.mean(-1, keepdims=True) * 0.6 + 100
+  weight = np.abs(share[..., None]) ** 0.5
+  return np.rint(grey * (1 - weight) + color * weight).clip(0, 255).astype(np.uint8)
 
 
 def views(run, chosen: Mapping[str, Sequence[int]]) -> tuple[dict[int, list[View]], list[str]]:

@@ -2,15 +2,17 @@
 
   python -m train.predict --model=resnet18.tv1 photo.jpg
   python -m train.predict --model=runs/mine photo.jpg folder/ --top=3 --out=answers
+  python -m train.predict --model=vgg16.tv1 photo.jpg --maps=grad_cam,guided,occlusion --out=answers
 
 Prints the most probable classes of each photograph; photographs in folders are found at any depth.
 --out writes a folder: answers.csv (path, rank, class, prob), index.html to look at, and PNGs of
-what the network saw and of where it looked. What cannot be read is named at the end, and makes the
-exit status 1; the other photographs are answered all the same.
+what the network saw and of where it looked. boxes.csv has the box that a map of places draws around
+what it explains, in pixels of what the network saw. What cannot be read is named at the end, and
+makes the exit status 1; the other photographs are answered all the same.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import csv
@@ -29,15 +31,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from train import figures, options, page, startup
+from train import figures, gallery, options, page, startup
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
 import zoo
-from zoo import explain
+from zoo import catalog
 from zoo.weights import imagenet_classes
-
-MAPS = {"grad_cam": explain.grad_cam, "cam": explain.cam, "none": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,13 @@ class Config:
   model: str = option("", "Weights (variant.tag), the folder of a run, or a .safetensors file.")
   top: int = option(5, "How many classes to name for each photograph.", lower_bound=1)
   out: str = option("", "Folder to write pictures, answers.csv and index.html to; must be new.")
-  maps: str = option("grad_cam", "What to lay over the photographs in --out.", choices=tuple(MAPS))
+  maps: tuple[str, ...] = option(
+    ("grad_cam",), f"Maps to lay over the photographs in --out: {', '.join(gallery.MAPS)}, or none."
+  )
+  layer: str = option(
+    "", "End point or submodule of the maps of places; empty for the last that has places."
+  )
+  target: str = option("", "Class to explain, by name; empty for the first answer of each.")
   batch: int = option(16, "Photographs computed at once.", lower_bound=1)
   threads: int = option(4, "Threads that read photographs.", lower_bound=1)
 
@@ -55,23 +61,27 @@ class Answer:
   path: Path
   top: list[tuple[str, float]]  # (class, probability), the most probable first
   view: np.ndarray  # [size size 3] uint8, what the network saw
-  heat: np.ndarray | None  # [h' w'], where it looked for the first class
+  maps: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # by gallery.MAPS
+  target: str = ""  # the class that they explain
 
 
 def predict(
-  model: str | Path, paths: Sequence[Path], *, top: int = 5, maps: str = "none", batch: int = 16,
-  threads: int = 4, failed: Callable[[str], None],
+  model: str | Path, paths: Sequence[Path], *, top: int = 5, maps: Sequence[str] = (),
+  layer: str | None = None, target: str = "", batch: int = 16, threads: int = 4,
+  failed: Callable[[str], None],
 ) -> Iterator[Answer]:  # fmt: skip
   """Answers in order of `paths`; `failed` is called with a sentence for each that is unreadable.
 
   Raises:
-    ValueError, FileNotFoundError: there is no such model, or it names no classes.
+    ValueError, FileNotFoundError: no such model, class, map or layer, or a model without classes.
   """
+  methods = gallery.methods(maps, layer)
   record = zoo.record(model)
   network, variables = zoo.load(model)
   if network.num_classes is None:
     raise ValueError(f"{model} is a backbone without classes; name a classifier")
   classes = class_names(record, network.num_classes)
+  explained = number_of(target, classes) if target else None
   variables, batch = jax.device_put(variables), min(batch, max(len(paths), 1))
 
   @jax.jit
@@ -79,15 +89,16 @@ def predict(
     x = record.preprocess.normalize(image)
     probs = jax.nn.softmax(network.apply(variables, x, train=False)["logits"].astype(jnp.float32))
     found = jax.lax.top_k(probs, min(top, len(classes)))
-    method = MAPS[maps]
-    return found, method and method(network, variables, x, found[1][:, 0])
+    of = found[1][:, 0] if explained is None else jnp.full(len(x), explained)
+    return found, {name: method(network, variables, x, of) for name, method in methods.items()}
 
   for some, views in batches(_views(paths, record.preprocess, threads), batch, failed):
     padded = np.concatenate([views, np.zeros((batch - len(views), *views.shape[1:]), np.uint8)])
-    (probs, index), heat = jax.device_get(step(variables, padded))
+    (probs, index), seen = jax.device_get(step(variables, padded))
     for i, path in enumerate(some):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
-      yield Answer(path, named, views[i], None if heat is None else heat[i])
+      own = {name: found[i] for name, found in seen.items()}
+      yield Answer(path, named, views[i], own, target or named[0][0])
 
 
 def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:
@@ -97,6 +108,13 @@ def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:
   if num_classes in (1000, 1001):
     return imagenet_classes(num_classes)
   return [f"class {i}" for i in range(num_classes)]
+
+
+def number_of(name: str, classes: Sequence[str]) -> int:
+  """The class of that name. Raises ValueError that names the nearest."""
+  if name not in classes:
+    raise ValueError(f"the model has no class {name!r}{catalog.suggest(name, classes)}")
+  return list(classes).index(name)
 
 
 def _views(
@@ -158,7 +176,7 @@ class Album:
   """The folder of --out: it appears when it is complete, or not at all."""
 
   def __init__(self, out: Path, title: str):
-    self._out, self._title, self._rows, self._cards = out, title, [], []
+    self._out, self._title, self._rows, self._boxes, self._cards = out, title, [], [], []
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
       raise ValueError(f"--out={out} is there already; delete it or name another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -174,9 +192,12 @@ class Album:
     text, number = readable(answer.path), len(self._cards) + 1
     name = f"{number:04d}_{re.sub(r'[^A-Za-z0-9-]+', '_', answer.path.stem)[:40]}"
     pictures = {f"{name}.png": ("as the network sees it", answer.view)}
-    if answer.heat is not None:
-      over = figures.overlay(answer.view, answer.heat)
-      pictures[f"{name}_map.png"] = (f"for {figures.shorten(answer.top[0][0])}", over)
+    for method, values in answer.maps.items():
+      over, box = gallery.laid_over(method, values, answer.view)
+      words = f"{method} for {figures.shorten(answer.target)}"
+      pictures[f"{name}_{method}.png"] = (words + ("" if np.any(values) else ": nothing"), over)
+      if box is not None:
+        self._boxes.append((text, method, answer.target, *map(int, box)))
     for file, (_, pixels) in pictures.items():
       (self._part / file).write_bytes(figures.png(pixels))
     self._rows += [
@@ -191,9 +212,9 @@ class Album:
     self._cards.append(page.card(views, answer.top[0][0], [text], bars))
 
   def finish(self, failures: Sequence[str]) -> None:
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([("path", "rank", "class", "prob"), *self._rows])
-    (self._part / "answers.csv").write_text(table.getvalue(), "utf-8", newline="")
+    self._table("answers.csv", ("path", "rank", "class", "prob"), self._rows)
+    if self._boxes:
+      self._table("boxes.csv", ("path", "map", "class", "x0", "y0", "x1", "y1"), self._boxes)
     body = [f"<h1>{page.escape(self._title)}</h1>"]
     body.append(page.paragraph(f"{len(self._cards)} photographs", soft=True))
     body.append(page.cards(self._cards))
@@ -202,6 +223,11 @@ class Album:
     (self._part / "index.html").write_text(page.page(self._title, body), "utf-8")
     self._part.chmod(0o755)
     os.replace(self._part, self._out)
+
+  def _table(self, name: str, header: Sequence[str], rows: Sequence[tuple]) -> None:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([header, *rows])
+    (self._part / name).write_text(table.getvalue(), "utf-8", newline="")
 
 
 def readable(path: Path | str) -> str:
@@ -230,8 +256,9 @@ def main(argv: Sequence[str], config: Config) -> int:
     few = len(paths) <= config.batch
     bar = stack.enter_context(tqdm(total=len(paths), unit=" photographs", disable=few or None))
     answers = predict(
-      config.model, paths, top=config.top, maps=config.maps if config.out else "none",
-      batch=config.batch, threads=config.threads, failed=failed,
+      config.model, paths, top=config.top, maps=config.maps if config.out else (),
+      layer=config.layer or None, target=config.target, batch=config.batch, threads=config.threads,
+      failed=failed,
     ) if paths else ()  # fmt: skip
     for answered, answer in enumerate(answers, 1):
       if album:
