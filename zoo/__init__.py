@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from convert import engine, readers, rules
-from zoo import catalog, fetch, layers, listing, store, weights
+from zoo import catalog, fetch, heads, layers, listing, store, weights
 from zoo.catalog import stages, task
 from zoo.layers import Numerics, Size, pair
 from zoo.listing import Feature, Info
@@ -45,11 +45,12 @@ def names(pretrained: bool = False, task: str | None = None) -> list[str]:
   return [name for name in found if task in (None, catalog.task(name.partition(".")[0]))]
 
 
-def create(name: str, **fields: Any) -> nn.Module:
+def create(name: str, *, head: str = "", **fields: Any) -> nn.Module:
   """The module of a variant, or of a checkpoint `variant.tag` as that checkpoint needs it.
 
   Args:
     name: see `names()`.
+    head: one of `zoo.heads.HEADS` in place of a classifier's own.
     **fields: of the module, such as `num_classes` (None gives the backbone), or of its `Numerics`,
       such as `dtype=jnp.bfloat16` or `freeze_norm=True`.
   """
@@ -58,7 +59,8 @@ def create(name: str, **fields: Any) -> nn.Module:
     model = _with_fields(catalog.VARIANTS[row.variant](), row.fields)
   else:
     model = catalog.lookup(name, catalog.VARIANTS, "variant")()
-  return _with_fields(model, fields)
+  model = _with_fields(model, fields)
+  return heads.on(model, head) if head else model
 
 
 def _with_fields(model: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
@@ -150,7 +152,7 @@ def load(
     name_or_file: `variant.tag` (fetched on first use, then cached), or a file written by flaxzoo.
     in_channels: of your images; another number than the checkpoint's changes the first kernel.
     seed: of the fresh head.
-    **fields: as for `create`; `num_classes=None` drops the head.
+    **fields: as for `create`, `head` too; `num_classes=None` drops the head.
 
   Raises:
     ValueError: an unknown name or field, or arrays that do not fit.
@@ -174,7 +176,7 @@ def load(
 
     return jax.jit(some)(jax.random.key(seed))  # jit drops all but the head
 
-  head = stages(info.variant)[-1]
+  head = f"{stages(info.variant)[-1]}|{heads.MODULES}"
   variables = store.read_variables(path)
   return model, weights.graft(variables, target, fresh, head, (info.in_channels, channels))
 

@@ -25,6 +25,8 @@ class Record:
   in_channels: int = 3
   preprocess: Preprocess | Line = Preprocess()
   classes: tuple[str, ...] = ()  # in order of the logits; () where nobody named them
+  # What outputs mean where they are not one class, such as {"task": "regress", "mean": ...}.
+  outputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # source, hash, licence
   # Name and shape of every array of the file that it was converted from, for the way back.
   foreign: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
