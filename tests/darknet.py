@@ -52,6 +52,34 @@ n = count.value
 dk.do_nms_sort(found, n, classes, float(iou))
 np.savez(out, every=every, kept=rows(found, n).reshape(n, 4 + classes))
 """
+TRAIN = r"""
+import ctypes as c, sys
+import numpy as np
+cfg, weights, source, out, clear = sys.argv[1:]
+dk = c.CDLL("/usr/lib/darknet/libdarknet.so")
+floats = c.POINTER(c.c_float)
+class Matrix(c.Structure):
+  _fields_ = [("rows", c.c_int), ("cols", c.c_int), ("vals", c.POINTER(floats))]
+class Data(c.Structure):
+  _fields_ = [("w", c.c_int), ("h", c.c_int), ("X", Matrix), ("y", Matrix), ("shallow", c.c_int),
+              ("num_boxes", c.c_void_p), ("boxes", c.c_void_p)]
+def matrix(rows):
+  rows = np.ascontiguousarray(rows.reshape(len(rows), -1), np.float32)
+  kept.append(rows)
+  return Matrix(*rows.shape, (floats * len(rows))(*(row.ctypes.data_as(floats) for row in rows)))
+kept = []
+dk.load_network.restype = c.c_void_p
+dk.load_network.argtypes = [c.c_char_p, c.c_char_p, c.c_int]
+dk.train_network.restype = c.c_float
+dk.train_network.argtypes = [c.c_void_p, Data]
+dk.save_weights.argtypes = [c.c_void_p, c.c_char_p]
+net = dk.load_network(cfg.encode(), weights.encode(), int(clear))
+given = np.load(source)
+x, y = given["image"].transpose(0, 3, 1, 2), given["truth"]
+loss = dk.train_network(net, Data(X=matrix(x), y=matrix(y)))
+dk.save_weights(net, (out + ".weights").encode())
+np.save(out, np.float32(loss))
+"""
 
 
 def config(name: str, size: tuple[int, int] | None = None, width: float = 1.0) -> str:
@@ -101,3 +129,20 @@ def run(folder: Path, image: np.ndarray, low: float, iou: float, classes: int):
   assert done.returncode == 0, done.stderr[-2000:]
   out = np.load(folder / "out.npz")
   return out["every"], out["kept"]
+
+
+def train(folder: Path, image: np.ndarray, truth: np.ndarray, *, clear: bool = False) -> float:
+  """The loss that one update prints; the weights after it lie in after.npy.weights.
+
+  Args:
+    folder: holds net.cfg and net.weights.
+    image: [b h w 3] in 0..1; b is the batch of the cfg.
+    truth: [b ...] as the last layer wants it.
+    clear: forgets how many pictures the weights have seen.
+  """
+  np.savez(folder / "train.npz", image=image, truth=truth)
+  names = [str(folder / n) for n in ("net.cfg", "net.weights", "train.npz", "after.npy")]
+  command = [sys.executable, "-c", TRAIN, *names, str(int(clear))]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  return float(np.load(folder / "after.npy"))
