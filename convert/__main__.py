@@ -127,7 +127,7 @@ def convert(name: str, file: str | None, out: str | None) -> None:
   print(f"{name} from {source}")
   if not published and row.sha256:
     print(f"  this is not the published file, whose sha256 begins with {row.sha256}")
-  _account(name, source, variables)
+  _account(name, record.foreign, variables)
   if odd := weights.not_finite(variables):
     print(f"  not finite {_few(odd)}")
   print(f"  licence    {provenance['license']}")
@@ -142,10 +142,10 @@ def _place(name: str, out: str | None, published: bool) -> Path:
   return zoo.converted_path(name) if published else Path(f"{name}.safetensors")
 
 
-def _account(name: str, source: Path, variables: dict) -> None:
+def _account(name: str, arrays: Iterable[str], variables: dict) -> None:
   """Prints how many arrays of the file were used and which were not."""
   have = traverse_util.flatten_dict(variables, sep="/")
-  rules, arrays = zoo.rules_of(name), readers.read(source)
+  rules, arrays = zoo.rules_of(name), list(arrays)
   dropped = [array for array in arrays if not rules.place(array, have)[0]]
   used = len(arrays) - len(dropped)
   print(f"  arrays     {len(arrays)} in the file, {used} used, {len(dropped)} dropped", end="")

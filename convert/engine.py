@@ -9,6 +9,8 @@ import types
 from flax import traverse_util
 import numpy as np
 
+from convert import files
+
 Rename = tuple[str, str | Callable[[re.Match], str]]  # applied with re.sub, in order
 Shape = tuple[int, ...]
 
@@ -235,6 +237,7 @@ def convert(source: Mapping[str, np.ndarray], target, rules: Rules, folded: Norm
       if array.dtype.kind in "?biuc":
         faults.append(f"type    {path} {spec.dtype} <- {name} {array.dtype}")
       got[path] = got[path].astype(spec.dtype)  # some files store float16
+    files.forget(array)
   for norm, eps in folded.values():
     got = identity(norm, eps, want) | got
   faults += [f"missing {path} {want[path].shape}" for path in want.keys() - got.keys()]
@@ -366,3 +369,8 @@ squeeze_tflite = Operation(
 )
 # [out in h w] -> [h*w*in out]: a convolution over a whole map that is a dense layer here.
 flatten_conv = Operation(_flatten_conv, _unflatten_conv)
+# [h w in out] -> [h*w*in out]: a convolution over the whole map that is a dense layer here.
+flatten_keras = Operation(
+  lambda array: array.reshape(-1, array.shape[-1]),
+  lambda array, shape: array.reshape(*shape[:-1], array.shape[-1]),
+)

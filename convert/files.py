@@ -7,6 +7,7 @@ from functools import partial
 import importlib
 import json
 import math
+import mmap
 from pathlib import Path, PurePosixPath
 import reprlib
 
@@ -15,6 +16,7 @@ import numpy as np
 EXPANSION = 8  # times the file that its arrays may hold together
 ALLOWANCE = 64 << 20  # bytes that they may hold whatever the file
 NAME_LIMIT = 512  # characters
+LARGE = 1 << 20  # bytes of an array whose pages are worth a call
 RANK_LIMIT = 32
 SIZE_LIMIT = 1 << 48  # elements, also of empty arrays, whose other axes numpy multiplies too
 
@@ -33,6 +35,15 @@ def mapped(path: Path) -> np.ndarray:
   if not path.stat().st_size:
     raise UnsafeFile("the file is empty; download it again")
   return np.asarray(np.memmap(path, np.uint8, mode="r"))
+
+
+def forget(array: np.ndarray) -> None:
+  """Gives the memory of a large mapped array back; its file has it when it is read again."""
+  base = array
+  while base is not None and not isinstance(base, mmap.mmap):
+    base = getattr(base, "base", None)
+  if base is not None and array.nbytes >= LARGE and hasattr(mmap, "MADV_DONTNEED"):
+    base.madvise(mmap.MADV_DONTNEED)
 
 
 def beside(path: Path, place, what: str) -> Path:

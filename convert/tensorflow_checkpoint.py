@@ -2,9 +2,9 @@
 
 The index is a sorted table of LevelDB: blocks of keys, each of which says what it has in common
 with the one before, and a last block that says where they are. A value is a small message: type,
-shape, place in a shard. TensorFlow writes the table uncompressed. Checksums are not looked at;
-shape and size must agree. Names lose what the object graph appends to them. The form before 2016,
-one `.ckpt` with the arrays within its compressed table, is not read.
+shape, place in a shard. Checksums are not looked at; shape and size must agree. Names lose what the
+object graph appends to them. The form of 2015 and 2016, which TF-slim's checkpoints have, is one
+`.ckpt`: the same table, compressed by Snappy, with the arrays in it.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import protobuf
+from convert import protobuf, snappy
 from convert.files import NAME_LIMIT, UnsafeFile, beside, gathered, mapped, shaped, short
-from convert.protobuf import AGAIN, Reader
-from convert.tensorflow_graph import STRING, TYPES
+from convert.protobuf import AGAIN, BYTES, Reader
+from convert.tensorflow_graph import STRING, TENSOR, TYPES, filled
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48  # bytes: two places, padding, the magic number
@@ -26,6 +26,12 @@ HEADER = {1: ("shards", "int"), 2: ("big_endian", "int")}
 ENTRY = {
   1: ("type", "int"), 2: ("shape", {2: ("dim", {1: ("size", "int")})}), 3: ("shard", "int"),
   4: ("offset", "int"), 5: ("size", "int"), 7: ("slices", "bytes"),
+}  # fmt: skip
+SHAPE = {2: ("dim", {1: ("size", "int")})}
+OLD = {  # the first value has what is known of each, the others have one each
+  1: ("known", {1: ("tensor", {
+    1: ("name", "text"), 2: ("shape", SHAPE), 3: ("type", "int"), 4: ("slices", "bytes")})}),
+  2: ("stored", {1: ("name", "text"), 3: ("tensor", TENSOR)}),
 }  # fmt: skip
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 INDEXES = ("variables/variables.index", "*.index")
@@ -39,6 +45,8 @@ def arrays(data: np.ndarray, path: Path) -> dict[str, np.ndarray]:
   """Every variable by name, as views of the shards. Raises UnsafeFile."""
   rows = _rows(data)
   name, value = next(rows, (b"", data[:0]))
+  if not name and [field[:2] for field in protobuf.outline(value[:64])][:1] == [(1, BYTES)]:
+    return gathered(_old(value, rows, len(data)), len(data))
   header = protobuf.parse(value, HEADER)
   count = header.one("shards", 0)
   if name or not 0 < count <= SHARD_LIMIT or header.one("big_endian", 0):
@@ -68,6 +76,23 @@ def _variables(rows, shards: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray
     shape = [dim.one("size", 0) for dim in shape.all("dim")] if shape else []
     raw = shards[shard][begin : begin + size]
     yield _name(key), shaped(raw, shape, TYPES[kind][0], what)
+
+
+def _old(first: np.ndarray, rows, size: int) -> Iterator[tuple[str, np.ndarray]]:
+  known = protobuf.parse(first, OLD).one("known")
+  facts = {row.one("name", ""): row for row in known.all("tensor")}
+  for _, value in rows:
+    stored = protobuf.parse(value, OLD).one("stored")
+    name = stored.one("name", "") if stored else ""
+    what, row = f"its variable {short(name)}", facts.pop(name, None)
+    if row is None or not stored.one("tensor"):
+      raise UnsafeFile(f"{what} is not as its table announces it; {AGAIN}")
+    if len(row.all("slices")) > 1:
+      raise UnsafeFile(f"{what} is stored in slices; save it in one piece")
+    if row.one("type") != STRING:
+      yield name, filled(what, row, stored.one("tensor"), size)
+  if facts:
+    raise UnsafeFile(f"{len(facts)} variables are not in it, {short(min(facts))} is one; {AGAIN}")
 
 
 def _name(key: bytes) -> str:
@@ -107,10 +132,13 @@ def _block(reader: Reader, offset: int, size: int) -> Iterator[tuple[bytes, np.n
   data = reader.array
   if offset + size + TRAILER > len(data) or size < 4:
     raise UnsafeFile(f"a block of its table ends at byte {offset + size}; {AGAIN}")
+  if data[offset + size] not in (0, 1):
+    raise UnsafeFile(f"a block of its table is compressed in the unknown way {data[offset + size]}")
   if data[offset + size]:
-    raise UnsafeFile(
-      "its table is compressed, as before TensorFlow 0.12; save it again in a later one"
-    )
+    data = snappy.unpacked(data[offset : offset + size])
+    reader, offset, size = Reader(memoryview(data), data), 0, len(data)
+    if size < 4:
+      raise UnsafeFile(f"a block of its table unpacks to {size} bytes; {AGAIN}")
   restarts = int.from_bytes(data[offset + size - 4 : offset + size].tobytes(), "little")
   at, end, key = offset, offset + size - 4 - 4 * restarts, b""
   if end < offset:

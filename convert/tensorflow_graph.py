@@ -64,15 +64,17 @@ def _constants(nodes: list[Message], size: int) -> Iterator[tuple[str, np.ndarra
     if len(values) != 1 or not values[0] or not (tensor := values[0].one("tensor")):
       raise UnsafeFile(f"its constant {short(node.one('name', ''))} has no value")
     if tensor.one("type") != STRING:
-      yield node.one("name", ""), _array(node.one("name", ""), tensor, size)
+      what = f"its constant {short(node.one('name', ''))}"
+      yield node.one("name", ""), filled(what, tensor, tensor, size)
 
 
-def _array(name: str, tensor: Message, size: int) -> np.ndarray:
-  what, kind = f"its constant {short(name)}", tensor.one("type")
+def filled(what: str, facts: Message, tensor: Message, size: int) -> np.ndarray:
+  """The array of a tensor in a file of `size` bytes; `facts` has its type and shape."""
+  kind = facts.one("type")
   if kind not in TYPES:
     raise UnsafeFile(f"{what} is of the unknown type {kind}")
   dtype, field = np.dtype(TYPES[kind][0]), TYPES[kind][1]
-  shape = tensor.one("shape")
+  shape = facts.one("shape")
   shape = [dim.one("size", 0) for dim in shape.all("dim")] if shape else []
   if tensor.all("content"):
     return shaped(tensor.one("content"), shape, dtype, what)

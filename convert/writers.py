@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 
+from convert.files import forget
 from convert.safetensors_file import DTYPES, METADATA
 from convert.torch_file import STORAGES
 
@@ -54,6 +55,7 @@ def safetensors(
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
       file.write(_bytes(arrays[name]))
+      forget(arrays[name])
 
 
 def torch_zip(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -69,6 +71,7 @@ def torch_zip(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
       info.extra = struct.pack("<2sH", b"FB", room) + b"Z" * room
       with archive.open(info, "w") as file:
         file.write(_bytes(array))
+      forget(array)
     archive.writestr(zipfile.ZipInfo("archive/version", STAMP), b"3\n")
 
 

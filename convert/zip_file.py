@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-from convert.files import UnsafeFile, short
+from convert.files import UnsafeFile, forget, short
 
 END = struct.Struct("<4s4H2LH")  # end of central directory
 END64 = struct.Struct("<4sQ2H2L4Q")
@@ -148,6 +148,7 @@ def _checked(part: np.ndarray, member: Member) -> np.ndarray:
       f"the checksum of its member {short(member.name)} is wrong; {AGAIN} (where torch wrote it "
       "without checksums, save it again after torch.serialization.set_crc32_options(True))"
     )
+  forget(part)
   return part
 
 

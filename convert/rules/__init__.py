@@ -7,7 +7,7 @@ wherever those have the family, so that most need no file at all.
 import importlib
 import importlib.util
 
-from convert.engine import Rules
+from convert.engine import KERAS_LEAVES, Operation, Rules, flatten_keras, keras_layout
 
 TORCH_RENAMES = (
   (r".*\.num_batches_tracked$", ""),  # dropped
@@ -30,6 +30,23 @@ PYTORCHCV_RENAMES = (
   (r"^output\.(fc\.)?", "fc."),
   *TORCH_RENAMES,
 )
+SLIM_LEAVES = dict(KERAS_LEAVES)  # a mapping of its own: Keras reads no file of these names
+SLIM_ASIDE = (  # what training leaves beside the weights
+  (r"^global_step$|/(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage)$", ""),
+)
+SLIM_ENDS = (
+  (r"/depthwise_weights$", "/depthwise_kernel"),
+  (r"/(pointwise_)?weights$", "/kernel"),
+  (r"/biases$", "/bias"),
+)
+
+
+def slim(*renames, heads: str = "fc") -> Rules:
+  """Of TF-slim: Keras's layouts under other names; dense layers are convolutions there."""
+  flat: tuple[tuple[str, Operation], ...] = ((rf"params/({heads})/kernel", flatten_keras),)
+  return Rules((*SLIM_ASIDE, *renames, *SLIM_ENDS), SLIM_LEAVES, keras_layout, flat)
+
+
 COMMON = {"torchvision": TORCH, "timm": TORCH, "pytorchcv": Rules(PYTORCHCV_RENAMES)}
 
 

@@ -1,7 +1,7 @@
 """AlexNet: positions in `nn.Sequential` to the 2012 names."""
 
 from convert.engine import KERAS_LEAVES, Rules, chw_to_hwc, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 TORCHVISION = (
   ("features.0", "conv1"), ("features.3", "conv2"), ("features.6", "conv3"),
@@ -30,4 +30,10 @@ LPIPS = Rules(  # Flax's own counting; the metric's weights on top are dropped
   KERAS_LEAVES,
   keras_layout,
 )
-RULES = {"lpips": LPIPS, "torchvision": _rules(TORCHVISION), "pytorchcv": _rules(PYTORCHCV)}
+SLIM = slim((r"^alexnet_v2/", ""), heads="fc[678]")
+RULES = {
+  "slim": SLIM,
+  "lpips": LPIPS,
+  "torchvision": _rules(TORCHVISION),
+  "pytorchcv": _rules(PYTORCHCV),
+}

@@ -1,7 +1,24 @@
-"""GoogLeNet: torchvision's names; its auxiliary heads flatten a map of 128 channels."""
+"""GoogLeNet: torchvision's names, whose auxiliary heads flatten 128 channels, and TF-slim's."""
 
 from convert.engine import Rules, chw_to_hwc
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 FLATTEN = (("params/aux[12]/fc1/kernel", chw_to_hwc(128, 4, 4)),)
-RULES = {"torchvision": Rules(TORCH_RENAMES, operations=FLATTEN)}
+STEM = {"1a_7x7": "conv1", "2b_1x1": "conv2", "2c_3x3": "conv3"}
+
+
+def _slim(m) -> str:
+  """TF-slim counts a stage's pool as its first block: 3b is the paper's 3a."""
+  stage, letter, branch, kernel = m[1], chr(ord(m[2]) - 1), int(m[3]) + 1, m[4]
+  part = {1: "", 4: "_1"}.get(branch, "_0" if kernel == "1x1" else "_1")
+  return f"inception{stage}{letter}/branch{branch}{part}/"
+
+
+SLIM = slim(
+  (r"^InceptionV1/Mixed_(\d)(\w)/Branch_(\d)/Conv2d_0\w_(\dx\d)/", _slim),
+  (r"^InceptionV1/Conv2d_(\w+)/", lambda m: f"{STEM[m[1]]}/"),
+  (r"^InceptionV1/Logits/Conv2d_0c_1x1/", "fc/"),
+  (r"/BatchNorm/", "/bn/"),
+  (r"(?<!^fc)/(?=weights$)", "/conv/"),
+)
+RULES = {"torchvision": Rules(TORCH_RENAMES, operations=FLATTEN), "slim": SLIM}

@@ -1,7 +1,7 @@
 """Inception v3: torchvision's names are ours; Keras counts layers, pytorchcv branches."""
 
 from convert.engine import KERAS_LEAVES, Rules, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 PARTS = {  # of each kind of block, in order of construction
@@ -58,4 +58,39 @@ PYTORCHCV = Rules((
   (r"^output\.fc\.", "fc."),
   *TORCH_RENAMES,
 ))  # fmt: skip
-RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV}
+
+
+def _branches(kind: str) -> tuple[list[str], ...]:
+  """The parts of a kind of block, branch by branch."""
+  branches: dict[str, list[str]] = {}
+  for part in PARTS[kind].split():
+    stem, _, number = part.rpartition("_")
+    branches.setdefault(stem if number[:1].isdigit() else part, []).append(part)
+  return tuple(branches.values())
+
+
+BRANCHES = {kind: _branches(kind) for kind in PARTS}
+
+
+def _slim(m) -> str:
+  block, branch, turn, letter, kernel = m[1], int(m[2]), m[3], m[4], m[5]
+  parts = BRANCHES[KINDS[block]][branch]
+  i = -1 if turn == "1" or len(parts) == 1 else "abcde".index(letter)
+  if (block, branch) == ("5c", 1):  # begins with b
+    i -= 1
+  elif (block, branch, kernel) == ("7b", 1, "3x1"):  # has two of b
+    i = 2
+  return f"Mixed_{block}/{parts[i]}/"
+
+
+AUX = {"1b_1x1": "conv0", "2a_5x5": "conv1", "2b_1x1": "fc"}
+SLIM = slim(
+  (r"^InceptionV3/Mixed_(\w\w)/Branch_(\d)/Conv(?:2d)?_(?:1_)?(\d)(\w)_(\dx\d)/", _slim),
+  (r"^InceptionV3/Logits/Conv2d_1c_1x1/", "fc/"),
+  (r"^InceptionV3/AuxLogits/Conv2d_(\w+)/", lambda m: f"AuxLogits/{AUX[m[1]]}/"),
+  (r"^InceptionV3/", ""),
+  (r"/BatchNorm/", "/bn/"),
+  (r"(?<!fc)/(?=weights$)", "/conv/"),
+  heads="fc|AuxLogits/fc",
+)
+RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "slim": SLIM}

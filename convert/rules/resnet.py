@@ -1,7 +1,7 @@
-"""How Keras and pretrainedmodels name a ResNet's arrays; its ResNeXts by place, as Lua does."""
+"""How Keras, TF-slim, Caffe and pretrainedmodels name a ResNet's arrays; ResNeXts go by place."""
 
 from convert.engine import KERAS_LEAVES, ONNX_LEAVES, Rules, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 PARTS = {
   "0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3",
@@ -65,7 +65,16 @@ ONNX = Rules(
   ),
   ONNX_LEAVES,
 )
+SLIM = slim(
+  (r"^resnet_v1_\d+/block(\d)/unit_(\d+)/bottleneck_v1/",
+   lambda m: f"layer{m[1]}_{int(m[2]) - 1}/"),
+  (r"^resnet_v1_\d+/(?=conv1/)", ""),
+  (r"^resnet_v1_\d+/logits/", "fc/"),
+  (r"\bconv(\d)/BatchNorm/", r"bn\1/"),
+  (r"/shortcut/BatchNorm/", "/downsample_1/"),
+  (r"/shortcut/", "/downsample_0/"),
+)  # fmt: skip
 RULES = {
-  "caffe": CAFFE, "onnx": ONNX,
+  "caffe": CAFFE, "onnx": ONNX, "slim": SLIM,
   "cadene": CADENE, "cadene:resnet101": PLAIN, "cadene:resnet152": PLAIN, "keras": KERAS,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """VGG: positions in `nn.Sequential`, and Keras's blocks, to the authors' names."""
 
 from convert.engine import KERAS_LEAVES, Rules, chw_to_hwc, flatten_conv, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2,) * 5, "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
 FC6 = "params/fc6/kernel"
@@ -62,7 +62,20 @@ LPIPS = Rules(  # Flax's own counting; the metric's weights on top are dropped
   KERAS_LEAVES,
   keras_layout,
 )
-RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "lpips:vgg16": LPIPS} | {
+# Liu et al.'s for SSD, in torchvision's names; their classifier holds no numbers.
+FEATURES = Rules((
+  (r"^classifier\..*", ""),
+  (r"^features\.(\d+)\.", lambda m: f"{positions(DEPTHS['16'], False)[int(m[1])]}."),
+  *TORCH_RENAMES,
+))  # fmt: skip
+SLIM = slim((r"^vgg_(?:a|16|19)/(?:conv\d/)?", ""), heads="fc[678]")
+RULES = {
+  "keras": KERAS,
+  "pytorchcv": PYTORCHCV,
+  "slim": SLIM,
+  "lpips:vgg16": LPIPS,
+  "features:vgg16": FEATURES,
+} | {
   f"{dialect}:vgg{n}{'_bn' * bn}": _torch(depths, bn, *head)
   for n, depths in DEPTHS.items()
   for bn in (False, True)

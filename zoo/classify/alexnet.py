@@ -2,8 +2,8 @@
 
 Krizhevsky 2014, arXiv:1404.5997: one tower, as torchvision has it; and Krizhevsky, Sutskever and
 Hinton 2012: two groups and local response normalisation, as Caffe has it. Layers carry the 2012
-names. Departs as torchvision does: the last map is averaged to 6x6, so that images of any size fit
-(at the published sizes that changes nothing). Dropout follows fc6 and fc7, as in the paper.
+names. Departs as torchvision does: the last map is averaged to `grid`, so that images of any size
+fit (at the published sizes that changes nothing). Dropout follows fc6 and fc7, as in the paper.
 """
 
 from functools import partial
@@ -25,6 +25,7 @@ class AlexNet(nn.Module):
   lrn: float | None = None  # constant of local response normalisation: 2 in the paper, 1 in Caffe
   pad: int = 2  # around the image
   ceil: bool = False  # Caffe's pools keep a last window that is partly outside
+  grid: int = 6  # rows and columns that fc6 sees
   hidden: int | None = 4096  # None: no fc6 and fc7, "pooled" is the mean of the last map
   dropout: float = 0.0
   numerics: Numerics = Numerics()
@@ -59,7 +60,7 @@ class AlexNet(nn.Module):
     if self.hidden is None:
       x = ends["pooled"] = x.mean((1, 2))
     else:
-      x = adaptive_avg_pool(x, (6, 6))
+      x = adaptive_avg_pool(x, (self.grid, self.grid))
       _, x = dense(x.reshape(x.shape[0], -1), "fc6")
       ends["pooled"], x = dense(x, "fc7")
     if self.num_classes is not None:

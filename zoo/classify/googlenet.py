@@ -69,6 +69,8 @@ class GoogLeNet(nn.Module):
     chain = Chains(n, train)
 
     def pool(x, kernel=3):
+      if n.padding == "tf":
+        return n.max_pool(x, kernel, 2)
       return n.max_pool(x, kernel, 2, padding="VALID", ceil=True)
 
     x = ends["stem"] = chain(image, "conv1", (64, 7, 2))
@@ -110,5 +112,9 @@ WEIGHTS = {
   "googlenet.tv1": Weights(
     "googlenet", "torchvision", "https://download.pytorch.org/models/googlenet-1378be20.pth",
     "1378be20", "BSD-3-Clause", SYMMETRIC, 69.778, 89.53),
+  "googlenet.slim": Weights(
+    "googlenet", "slim", "https://download.tensorflow.org/models/"
+    "inception_v1_2016_08_28.tar.gz#inception_v1.ckpt", "", "Apache-2.0", SYMMETRIC, 69.8, 89.6,
+    fields={"aux": False, "padding": "tf", "norm_scale": False, "num_classes": 1001}),
 }
 # fmt: on

@@ -209,6 +209,11 @@ WEIGHTS = {
     "inception_v3_weights_tf_dim_ordering_tf_kernels.h5", "", "Apache-2.0",
     _pixels(342, "bilinear"), 77.9, 93.7,
     fields={"aux": False, "padding": "tf", "norm_scale": False}),
+  "inception_v3.slim": Weights(
+    "inception_v3", "slim", "https://download.tensorflow.org/models/"
+    "inception_v3_2016_08_28.tar.gz#inception_v3.ckpt", "", "Apache-2.0",
+    _pixels(342, "bilinear"), 78.0, 93.9,
+    fields={"padding": "tf", "norm_scale": False, "num_classes": 1001}),
   "inception_v3.pcv": Weights(
     "inception_v3", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.552/"

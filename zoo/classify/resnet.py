@@ -2,7 +2,8 @@
 
 He et al. 2015, arXiv:1512.03385; Xie et al. 2016, arXiv:1611.05431; Zagoruyko and Komodakis 2016,
 arXiv:1605.07146.  Departs from the 2015 paper as torchvision does: the bottleneck's stride sits on
-the 3x3; the authors' form, which Caffe's and Keras's checkpoints need, is `stride_first`.
+the 3x3; the authors' form, which Caffe's and Keras's checkpoints need, is `stride_first`; TF-slim's
+have it in a stage's last block.
 Submodules carry torchvision's names, so its checkpoints need no renaming rules.
 """
 
@@ -12,6 +13,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from zoo.layers import Numerics, dilate
+from zoo.ops.conv import every
 from zoo.weights import Preprocess, Weights
 
 
@@ -25,6 +27,7 @@ class Block(nn.Module):
   group_width: int = 64  # channels of one group where width is 64
   dilation: tuple[int, int] = (1, 1)  # of the strided convolution, and of a basic block's second
   stride_first: bool = False  # in a bottleneck's first 1x1, not in the 3x3
+  stride_last: bool = False  # the shortcut of a block that strides has no convolution for it
   bias: bool = False  # of the convolutions, beside the norms'
   numerics: Numerics = Numerics()
 
@@ -44,7 +47,9 @@ class Block(nn.Module):
     else:
       y = n.act(norm(name="bn1")(spatial(inner, 3, name="conv1")(x)))
       y = norm(name="bn2")(conv(out, 3, dilation=self.dilation[1], name="conv2")(y))
-    if self.stride > 1 or x.shape[-1] != out:
+    if x.shape[-1] == out and self.stride_last:
+      x = every(x, (self.stride, self.stride))
+    elif self.stride > 1 or x.shape[-1] != out:
       x = norm(name="downsample_1")(conv(out, 1, self.stride, name="downsample_0")(x))
     return n.act(x + y)
 
@@ -58,8 +63,10 @@ class ResNet(nn.Module):
   width: int = 64  # of the first stage; each has twice that of the one before
   output_stride: int = 32  # 16 and 8 dilate the last stages instead of striding
   stride_first: bool = False  # in a bottleneck's first 1x1, not in the 3x3
+  stride_last: bool = False  # in a stage's last block, not in the next stage's first
   bias: bool = False  # of the convolutions, beside the norms'
   ceil_pool: bool = False  # the first pool as Caffe's: no padding, the last window kept
+  same_pool: bool = False  # or as TensorFlow's, where the rest pads as torch does
   numerics: Numerics = Numerics()
 
   @nn.compact
@@ -67,16 +74,23 @@ class ResNet(nn.Module):
     n, ends = self.numerics, {}
     x = n.conv(64, 7, 2, bias=self.bias, name="conv1")(image)
     x = ends["stem"] = n.act(n.norm(train, name="bn1")(x))
-    x = n.max_pool(x, 3, 2, padding=0 if self.ceil_pool else None, ceil=self.ceil_pool)
-    block = partial(self.block, stride_first=self.stride_first, bias=self.bias, numerics=n)
-    plan = dilate((1, 2, 2, 2), self.output_stride, 4)
+    padding = "SAME" if self.same_pool else 0 if self.ceil_pool else None
+    x = n.max_pool(x, 3, 2, padding=padding, ceil=self.ceil_pool)
+    block = partial(
+      self.block, stride_first=self.stride_first, stride_last=self.stride_last, bias=self.bias,
+      numerics=n,
+    )  # fmt: skip
+    plan = dilate((2, 2, 2, 1) if self.stride_last else (1, 2, 2, 2), self.output_stride, 4)
     for s, (depth, (stride, before, dilation)) in enumerate(zip(self.depths, plan), start=1):
+      turn = depth - 1 if self.stride_last else 0  # the block that strides
       for i in range(depth):
+        if self.stride_last and i == turn and stride > 1:
+          ends[f"stage{s}"] = x
         x = block(
-          self.width * 2 ** (s - 1), stride if i == 0 else 1, name=f"layer{s}_{i}",
-          dilation=(before if i == 0 else dilation, dilation),
+          self.width * 2 ** (s - 1), stride if i == turn else 1, name=f"layer{s}_{i}",
+          dilation=(before if i <= turn else dilation, before if i < turn else dilation),
         )(x, train=train)  # fmt: skip
-      ends[f"stage{s}"] = x
+      ends.setdefault(f"stage{s}", x)
     ends["pooled"] = jnp.mean(x, axis=(1, 2))
     if self.num_classes is not None:
       ends["logits"] = n.dense(self.num_classes, name="fc")(ends["pooled"])
@@ -223,7 +237,19 @@ _THIN = {
     "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa", "BSD-2-Clause",
     _NSFW_PIXELS, fields=_NSFW, classes=_NSFW_CLASSES),
 }
-WEIGHTS = _OTHER_FORMS | _THIN | {
+# TF-slim's.
+SLIM = "https://download.tensorflow.org/models/"
+VGG_PIXELS = Preprocess(
+  mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), std=BYTES)
+_SLIM = {
+  f"{v}.slim": Weights(
+    v, "slim", f"{SLIM}resnet_v1_{v[6:]}_2016_08_28.tar.gz#resnet_v1_{v[6:]}.ckpt", "",
+    "Apache-2.0", VGG_PIXELS, top1, top5, fields={"stride_last": True, "same_pool": True})
+  for v, top1, top5 in (
+    ("resnet50", 75.2, 92.2), ("resnet101", 76.4, 92.9), ("resnet152", 76.8, 93.2),
+  )
+}
+WEIGHTS = _OTHER_FORMS | _THIN | _SLIM | {
   f"{v}.tv{edition}": Weights(
     v, "torchvision", f"{TORCH}{v}-{sha}.pth", sha, "BSD-3-Clause", Preprocess(resize=resize),
     top1, top5)

@@ -2,7 +2,8 @@
 
 He et al. 2016, arXiv:1603.05027.  Four published nets share the name. `preresnet*` (pytorchcv)
 normalise the stem; `resnetv2_*` (timm) do not; `resnet*v2` (Keras) do not either, have biases where
-no norm follows, stride in a stage's last block and pool the stem's output padded with zeros.
+no norm follows, stride in a stage's last block and pool the stem's output padded with zeros, which
+TF-slim's, otherwise the same, do not.
 Submodules carry torchvision's names of ResNet; the last norm is `norm`.
 """
 
@@ -65,6 +66,7 @@ class ResNetV2(nn.Module):
   stride_last: bool = False  # in a stage's last block, not in the next stage's first
   stem_norm: bool = True
   zero_pool: bool = False  # the stem's pool sees zeros around its input, not minus infinity
+  same_pool: bool = False  # it pads as TensorFlow does, where the rest pads as torch does
   bias: bool = False
   dropout: float = 0.0
   numerics: Numerics = Numerics()
@@ -78,7 +80,8 @@ class ResNetV2(nn.Module):
     ends["stem"] = x
     if self.zero_pool:
       x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = n.max_pool(x, 3, 2, padding=0 if self.zero_pool else 1)
+    padding = "SAME" if self.same_pool else 0 if self.zero_pool else 1
+    x = n.max_pool(x, 3, 2, padding=padding)
     block = partial(self.block, stride_first=self.stride_first, bias=self.bias, numerics=n)
     strides = (2, 2, 2, 1) if self.stride_last else (1, 2, 2, 2)
     plan = dilate(strides, self.output_stride, 4)
@@ -131,7 +134,17 @@ KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/resn
 FIRST = {"stride_first": True}
 A1H = Preprocess(224, 235, (0.5,) * 3, (0.5,) * 3, "bicubic")  # 224 is 0.95 of it
 KERAS_PIXELS = Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
-WEIGHTS = {
+SLIM = {"same_pool": True, "zero_pool": False, "eps": 1e-5, "num_classes": 1001}
+_SLIM = {
+  f"{v}.slim": Weights(
+    v, "slim", "https://download.tensorflow.org/models/"
+    f"resnet_v2_{v[6:-2]}_2017_04_14.tar.gz#resnet_v2_{v[6:-2]}.ckpt", "", "Apache-2.0",
+    Preprocess(299, 342, (0.5,) * 3, (0.5,) * 3), top1, top5, fields=SLIM)
+  for v, top1, top5 in (
+    ("resnet50v2", 75.6, 92.8), ("resnet101v2", 77.0, 93.7), ("resnet152v2", 77.8, 94.1),
+  )
+}
+WEIGHTS = _SLIM | {
   "preresnet18.pcv": Weights(
     "preresnet18", "pytorchcv", PYTORCHCV + "v0.0.140/preresnet18-0972-5651bc2d.pth.zip", "",
     "not stated", top1=71.57, top5=90.28),
