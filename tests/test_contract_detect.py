@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import pytest
 
 import zoo
-from zoo import catalog
 
 with open(Path(__file__).with_name("references.csv")) as file:
   PUBLISHED = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
@@ -20,8 +19,8 @@ with open(Path(__file__).with_name("references.csv")) as file:
 def trace(name: str, **fields):
   """(model, end points, variables), as shapes."""
   model = zoo.create(name, plain=True, **fields)
-  row = next(row for row in catalog.WEIGHTS.values() if row.variant == name)
-  image = jax.ShapeDtypeStruct((2, row.preprocess.size, row.preprocess.size, 3), jnp.float32)
+  size = zoo._pixels(name).size
+  image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   run = partial(model.init_with_output, train=False)
   return model, *jax.eval_shape(run, jax.random.key(0), image)
 

@@ -114,9 +114,10 @@ def feature_info(name: str, **fields: Any) -> tuple[Feature, ...]:
 
 
 def _pixels(variant: str) -> Preprocess | Line:
-  """Those of the variant's first published weights."""
+  """Those of the variant's first published weights, else what its family says in PIXELS."""
   rows = (row for row in catalog.WEIGHTS.values() if row.variant == variant)
-  return next((row.preprocess for row in rows), Preprocess())
+  own = getattr(catalog.FAMILY[variant], "PIXELS", {}).get(variant, Preprocess())
+  return next((row.preprocess for row in rows), own)
 
 
 def record(name_or_file: str | Path) -> Record:

@@ -35,12 +35,14 @@ class Conv(nn.Module):
   bias: bool = False
   dtype: Any = None
   plain: bool = False
+  init: Any = he_normal  # of the kernel
+  bias_init: Any = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, x):
     shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
-    kernel = self.param("kernel", he_normal, shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else None
+    kernel = self.param("kernel", self.init, shape)
+    bias = self.param("bias", self.bias_init, (self.features,)) if self.bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = ops.conv(
       x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation,
@@ -99,11 +101,12 @@ class Numerics:
 
   def conv(
     self, features: int, kernel: Size = 1, stride: Size = 1, *, padding: Padding = None,
-    dilation: Size = 1, groups: int = 1, bias: bool = False, name: str,
+    dilation: Size = 1, groups: int = 1, bias: bool = False, init: Any = he_normal,
+    bias_init: Any = nn.initializers.zeros, name: str,
   ) -> Conv:  # fmt: skip
     return Conv(
       features, pair(kernel), pair(stride), self.pads(padding, kernel, dilation), pair(dilation),
-      groups, bias, self.dtype, self.plain, name=name,
+      groups, bias, self.dtype, self.plain, init, bias_init, name=name,
     )  # fmt: skip
 
   def deconv(

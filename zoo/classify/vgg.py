@@ -23,6 +23,7 @@ class VGG(nn.Module):
   widths: tuple[int, ...] = (64, 128, 256, 512, 512)
   hidden: int | None = 4096  # None leaves out the dense layers, "pooled" and "logits"
   conv_bias: bool = True
+  ceil_pools: tuple[int, ...] = ()  # counted from 1; these keep the last, partly outside, window
   dropout: float = 0.0
   numerics: Numerics = Numerics()
 
@@ -34,7 +35,7 @@ class VGG(nn.Module):
         x = n.conv(width, 3, bias=self.conv_bias, name=f"conv{s}_{i}")(x)
         x = n.act(n.norm(train, name=f"bn{s}_{i}")(x) if self.batch_norm else x)
       ends["stem" if s == 1 else f"stage{s - 1}"] = x
-      x = n.max_pool(x, 2, 2, padding="VALID")
+      x = n.max_pool(x, 2, 2, padding=0, ceil=s in self.ceil_pools)
     ends[f"stage{len(self.depths)}"] = x
     if self.hidden is None:
       return ends

@@ -127,6 +127,7 @@ def detections(
   iou: float,
   limit: int,
   candidates: int = 1000,
+  per_class: bool = False,
   agnostic: bool = False,
 ) -> dict[str, jax.Array]:
   """The best detections of one picture, one for each (box, class) that passes.
@@ -142,12 +143,18 @@ def detections(
     iou: see `nms_padded`.
     limit: detections at most.
     candidates: best pairs that suppression looks at; exact while no more than these pass `score`.
+    per_class: so many of each class.
     agnostic: classes suppress each other.
   """
   n, classes = scores.shape
-  flat = jnp.where(scores > score, scores, -jnp.inf).reshape(-1)
-  best, pair = lax.top_k(flat, min(candidates, flat.size))
-  row, label = pair // classes, pair % classes
+  passing = jnp.where(scores > score, scores, -jnp.inf)
+  if per_class:
+    best, row = lax.top_k(passing.T, min(candidates, n))
+    label = jnp.broadcast_to(jnp.arange(classes)[:, None], row.shape)
+    best, row, label = (x.reshape(-1) for x in (best, row, label))
+  else:
+    best, pair = lax.top_k(passing.reshape(-1), min(candidates, passing.size))
+    row, label = pair // classes, pair % classes
   chosen = boxes[row] if boxes.ndim == 2 else boxes[row, label]
   index, real = nms_padded(chosen, best, iou, limit, group=None if agnostic else label)
   return {
