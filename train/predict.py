@@ -24,6 +24,7 @@ import re
 import shutil
 import sys
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +93,14 @@ def predict(
     of = found[1][:, 0] if explained is None else jnp.full(len(x), explained)
     return found, {name: method(network, variables, x, of) for name, method in methods.items()}
 
-  for some, views in batches(_views(paths, record.preprocess, threads), batch, failed):
-    padded = np.concatenate([views, np.zeros((batch - len(views), *views.shape[1:]), np.uint8)])
-    (probs, index), seen = jax.device_get(step(variables, padded))
+  reads = ((path, path.read_bytes) for path in paths)
+  for some, seen in batches(views(reads, record.preprocess, threads), batch, failed):
+    padded = np.concatenate([seen, np.zeros((batch - len(seen), *seen.shape[1:]), np.uint8)])
+    (probs, index), drawn = jax.device_get(step(variables, padded))
     for i, path in enumerate(some):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
-      own = {name: found[i] for name, found in seen.items()}
-      yield Answer(path, named, views[i], own, target or named[0][0])
+      own = {name: found[i] for name, found in drawn.items()}
+      yield Answer(path, named, seen[i], own, target or named[0][0])
 
 
 def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:
@@ -117,18 +119,18 @@ def number_of(name: str, classes: Sequence[str]) -> int:
   return list(classes).index(name)
 
 
-def _views(
-  paths: Iterable[Path], preprocess: zoo.Preprocess, threads: int
-) -> Iterator[tuple[Path, Future]]:
-  """(path, its view to come), a few ahead of who asks."""
+def views(
+  reads: Iterable[tuple[Any, Callable[[], bytes]]], preprocess: zoo.Preprocess, threads: int
+) -> Iterator[tuple[Any, Future]]:
+  """(name, its view to come), a few ahead of who asks."""
 
-  def view(path):
-    return preprocess.crop(Image.fromarray(transforms.decode(path.read_bytes())))
+  def view(read):
+    return preprocess.crop(Image.fromarray(transforms.decode(read())))
 
   with ThreadPoolExecutor(threads) as pool:
     waiting = deque()
-    for path in paths:
-      waiting.append((path, pool.submit(view, path)))
+    for name, read in reads:
+      waiting.append((name, pool.submit(view, read)))
       if len(waiting) > 4 * threads:
         yield waiting.popleft()
     yield from waiting
