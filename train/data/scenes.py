@@ -18,7 +18,6 @@ backgrounds, are in no other split.  A scene is a function of seed, split and nu
 from collections.abc import Iterator, Sequence
 import dataclasses
 from functools import cached_property
-import io
 import json
 from pathlib import Path
 import re
@@ -27,7 +26,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from train.data import folders
+from train.data import folders, masks
 from zoo.text import vocabulary
 
 SPLITS = ("train", "val", "test")
@@ -53,8 +52,6 @@ STRANGERS = (
 HELD_OUT = 5  # of so many cut-outs of a class, and of so many backgrounds, one is kept for the test
 LEAST = 24  # pixels of a cut-out's shorter side
 COVERED = 0.3  # share of a thing that others may hide
-BORDER = 255  # in masks: neither taught nor counted
-PLACES = ("left", "right", "above", "below")
 GET = (
   "On Debian: apt-get download {package} && dpkg -x {package}_*.deb FOLDER, then "
   "--{flag}=FOLDER/usr/share/{where}"
@@ -112,14 +109,14 @@ class Scene:
 
   @property
   def mask(self) -> np.ndarray:
-    """[size size] uint8: 0 background, class + 1, a border of BORDER around each thing."""
+    """[size size] uint8: 0 background, class + 1, a border of 255 around each thing."""
     mask = np.zeros(self.image.shape[:2], np.uint8)
     for thing in self.things:
       mask[thing.mask] = thing.label + 1
     for thing in self.things:
       solid = thing.mask.astype(np.uint8)
       edge = cv2.morphologyEx(solid, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-      mask[edge > 0] = BORDER
+      mask[edge > 0] = masks.IGNORED
     return mask
 
 
@@ -397,7 +394,7 @@ def write(folder: Path, composers: dict[str, Composer], counts: dict[str, int], 
     for i in range(count):
       scene, name = composers[split].scene((seed, number, i)), f"{i:06d}"
       Image.fromarray(scene.image).save(folder / f"images/{split}/{name}.jpg", quality=92)
-      (folder / f"masks/{split}/{name}.png").write_bytes(indexed(scene.mask))
+      (folder / f"masks/{split}/{name}.png").write_bytes(masks.indexed(scene.mask))
       (folder / f"labels/{split}/{name}.txt").write_text(_yolo(scene))
       tables.add(split, name, scene)
   (folder / "annotations").mkdir()
@@ -475,21 +472,3 @@ def _yolo(scene: Scene) -> str:
       f"{thing.label} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}\n"
     )
   return "".join(lines)
-
-
-def palette() -> np.ndarray:
-  """[256 3] uint8: VOC's colours, whose bits are those of the class, spread over the channels."""
-  number, colors = np.arange(256), np.zeros((256, 3), np.uint8)
-  for bit in range(8):
-    for channel in range(3):
-      colors[:, channel] |= (((number >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-  return colors
-
-
-def indexed(mask: np.ndarray) -> bytes:
-  """[h w] uint8 classes -> the bytes of a PNG with a palette, whose pixels are the classes."""
-  image = Image.fromarray(mask, "P")
-  image.putpalette(palette().tobytes())
-  out = io.BytesIO()
-  image.save(out, "PNG", optimize=True)
-  return out.getvalue()
