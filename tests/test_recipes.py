@@ -6,23 +6,26 @@ import subprocess
 from absl import flags
 import pytest
 
-from train import classify, loop, optim, options, startup
+from train import caption, classify, loop, optim, options, segment, startup
 from zoo import catalog
 
 TRAIN = Path(__file__).parent.parent / "train"
-CONFIGS = (startup.Config, loop.Config, optim.Config, classify.Config)
+SCRIPTS = {"classify": classify, "segment": segment, "text": caption}  # by the model's task
 
 
 @pytest.mark.parametrize("path", sorted((TRAIN / "recipes").glob("*.flags")), ids=lambda p: p.stem)
 def test_recipe(path):
   values = flags.FlagValues()
-  readers = [options.define(config, values) for config in CONFIGS]
+  given = [line for line in path.read_text().splitlines() if line.startswith("--")]
+  model = next((line[8:] for line in given if line.startswith("--model=")), loop.Config.model)
+  script = SCRIPTS[catalog.task(model)]
+  configs = (startup.Config, loop.Config, optim.Config, script.Config)
+  readers = [options.define(config, values) for config in configs]
   values(["program", f"--flagfile={path}"])
   _, run, optimizer, own = (read() for read in readers)
   assert path.read_text().startswith("#") and run.model in catalog.VARIANTS
   rate = optim.schedule(optimizer, total=1000, warmup=round(optimizer.warmup))
   assert float(rate(999)) < optimizer.lr == pytest.approx(max(float(rate(i)) for i in range(9)))
-  given = [line for line in path.read_text().splitlines() if line.startswith("--")]
   named = options.as_dict(run, optimizer, own)
   assert all(line[2:].partition("=")[0] in named for line in given)
 
