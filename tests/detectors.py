@@ -48,6 +48,32 @@ def detection():
     yield library
 
 
+def thaw(original) -> None:
+  """Turns torchvision's frozen norms into ordinary ones, for `parity.randomize` to see them."""
+  import torch
+  from torchvision.ops import misc
+
+  for path, module in [*original.named_modules()]:
+    if isinstance(module, misc.FrozenBatchNorm2d):
+      norm = torch.nn.BatchNorm2d(len(module.weight), eps=module.eps).eval()
+      parent, _, name = path.rpartition(".")
+      setattr(original.get_submodule(parent), name, norm)
+      original.__dict__.setdefault("thawed", []).append(path)
+
+
+def freeze(original) -> None:
+  """Undoes `thaw`, with the norms' new arrays."""
+  from torchvision.ops import misc
+
+  for path in original.__dict__.get("thawed", []):
+    norm = original.get_submodule(path)
+    frozen = misc.FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+      setattr(frozen, name, getattr(norm, name).detach().clone())
+    parent, _, name = path.rpartition(".")
+    setattr(original.get_submodule(parent), name, frozen)
+
+
 def pictures(*sizes, seed: int = 0):
   """[h w 3] each in 0..1, with structure at all scales."""
   rng, found = np.random.default_rng(seed), []

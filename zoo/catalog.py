@@ -32,7 +32,7 @@ from zoo.classify import (
   vgg,
   xception,
 )
-from zoo.detect import ssd, yolo
+from zoo.detect import retinanet, ssd, yolo
 from zoo.segment import craft, deeplabv3, fcn, lraspp, unet
 from zoo.text import caption, crnn
 
@@ -60,6 +60,7 @@ FAMILIES: tuple[ModuleType, ...] = (
   squeezenet,
   vgg,
   xception,
+  retinanet,
   ssd,
   yolo,
   craft,
