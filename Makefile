@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/python -m train.demo --workdir=runs/demo
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest --numprocesses=2 --durations=15
+	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=worksteal --durations=15
 
 # The original implementations; with them installed, `make test` compares every network with its own.
 references: $(VENV)/.test
