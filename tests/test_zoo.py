@@ -212,7 +212,8 @@ def test_every_checkpoint_is_a_sound_row():
   assert faults == []
 
 
-RUNTIMES = {"onnx", "tflite", "caffe"}  # whose originals are the files: tests/test_real_graphs.py
+# Whose originals are the files, tests/test_real_graphs.py, or another's code, tests/test_slim.py.
+RUNTIMES = {"onnx", "tflite", "caffe", "slim"}
 
 
 def arrays_of(row) -> tuple:

@@ -21,6 +21,7 @@ WHEELS = {
   "doctr": ("python-doctr==1.1.0", "828148045bdb7b3e"),
   "shiftlab": ("shiftlab-ocr==0.3.1", "56c9d7dad85765b4"),
   "smp": ("segmentation-models-pytorch==0.6.0", "c46162221b5abe3b"),
+  "slim": ("tf_slim==1.1.0", "fa2bab63b3925bd4"),
   "ddddocr": ("ddddocr==1.6.1", "c7c70f4ae2d03354"),
 }
 

@@ -32,7 +32,7 @@ PYTORCHCV_RENAMES = (
 )
 SLIM_LEAVES = dict(KERAS_LEAVES)  # a mapping of its own: Keras reads no file of these names
 SLIM_ASIDE = (  # what training leaves beside the weights
-  (r"^global_step$|/(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage)$", ""),
+  (r"^(global_step|.*/(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage))$", ""),
 )
 SLIM_ENDS = (
   (r"/depthwise_weights$", "/depthwise_kernel"),

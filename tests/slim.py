@@ -1,0 +1,218 @@
+"""TF-slim's own networks without TensorFlow: its code runs, its layers are stood in for by torch's.
+
+What a layer of TensorFlow does is a fact of a few lines (SAME puts the odd pixel behind, an average
+leaves padding out); what the networks are and what they call their variables comes from their code.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import functools
+import types
+
+import numpy as np
+
+from tests import wheels
+
+NAMES = {"alexnet_v2": "alexnet", "vgg_16": "vgg", "vgg_19": "vgg", "inception_v1": "inception_v1",
+         "inception_v3": "inception_v3"}  # fmt: skip
+SCOPES = {"alexnet": "alexnet_v2_arg_scope"}
+EPS_SPREAD = 1e-3  # as in parity.randomize
+
+
+class Runtime:
+  """Variables by name, made when a layer first asks for them; and the layers."""
+
+  def __init__(self, seed: int = 0, thin: int = 1):
+    """`thin` divides the features of all layers but the last."""
+    self.rng, self.variables, self.path = np.random.default_rng(seed), {}, []
+    self.thin = thin
+
+  def variable(self, name: str, make) -> "torch.Tensor":  # noqa: F821
+    import torch
+
+    name = "/".join([*self.path, name])
+    if name not in self.variables:
+      self.variables[name] = np.asarray(make(), np.float32)
+    return torch.from_numpy(self.variables[name])
+
+  @contextlib.contextmanager
+  def scope(self, name=None, default_name=None, values=None, reuse=None):
+    before = self.path
+    if isinstance(name, types.SimpleNamespace):  # a scope that was left
+      self.path = name.name.split("/")
+    else:
+      self.path = [*before, name or default_name]
+    try:
+      path = "/".join(self.path)
+      yield types.SimpleNamespace(name=path, original_name_scope=f"{path}/")
+    finally:
+      self.path = before
+
+  def conv2d(
+    self, inputs, num_outputs, kernel_size, stride=1, padding="SAME", rate=1,
+    activation_fn="relu", normalizer_fn=None, normalizer_params=None, scope=None, **_,
+  ):  # fmt: skip
+    import torch
+
+    num_outputs //= 1 if activation_fn is None else self.thin
+    size = kernel_size if isinstance(kernel_size, (list, tuple)) else [kernel_size] * 2
+    shape, norm = (*size, inputs.shape[-1], num_outputs), normalizer_fn
+    goal = 1.0 if norm is None and activation_fn is None else 0.2
+
+    def convolve(kernel):
+      x = padded(inputs, size, stride, rate) if padding == "SAME" else inputs
+      x = torch.nn.functional.conv2d(
+        x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), None, stride, 0, rate
+      )
+      return x.permute(0, 2, 3, 1)
+
+    def kernel():
+      drawn = self.rng.normal(size=shape).astype(np.float32)
+      return drawn * (goal / (float(convolve(torch.from_numpy(drawn)).std()) + 1e-6))
+
+    with self.scope(scope):
+      x = convolve(self.variable("weights", kernel))
+      if norm is not None:
+        x = norm(x, **(normalizer_params or {}))
+      else:
+        x = x + self.variable("biases", lambda: 0.3 * goal * self.rng.normal(size=num_outputs))
+    return x if activation_fn is None else torch.relu(x)
+
+  def batch_norm(self, inputs, scale=False, epsilon=1e-3, activation_fn=None, scope=None, **_):
+    import torch
+
+    count, mean = inputs.shape[-1], inputs.mean((0, 1, 2)).numpy()
+    std = float(inputs.std()) + EPS_SPREAD
+    draw = self.rng
+    with self.scope(scope, "BatchNorm"):
+      beta = self.variable("beta", lambda: 0.3 * draw.normal(size=count))
+      gamma = self.variable("gamma", lambda: draw.uniform(0.5, 1.5, count)) if scale else 1
+      middle = self.variable("moving_mean", lambda: mean / 2 + 0.3 * std * draw.normal(size=count))
+      spread = self.variable("moving_variance", lambda: std**2 * draw.uniform(0.5, 1.5, count))
+    x = (inputs - middle) / torch.sqrt(spread + epsilon) * gamma + beta
+    return x if activation_fn is None else torch.relu(x)
+
+  def max_pool2d(self, inputs, kernel_size, stride=2, padding="VALID", scope=None, **_):
+    import torch
+
+    x = padded(inputs, kernel_size, stride, 1, -torch.inf) if padding == "SAME" else inputs
+    x = torch.nn.functional.max_pool2d(x.permute(0, 3, 1, 2), kernel_size, stride)
+    return x.permute(0, 2, 3, 1)
+
+  def avg_pool2d(self, inputs, kernel_size, stride=2, padding="VALID", scope=None, **_):
+    """VALID ones of seven and more end a network: here, at any size, they see the whole map."""
+    import torch
+
+    if padding == "VALID" and max(kernel_size) >= 7:
+      return inputs.mean((1, 2), keepdim=True)
+    sums = []
+    for x in (inputs, torch.ones_like(inputs)):
+      x = padded(x, kernel_size, stride, 1) if padding == "SAME" else x
+      pool = torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), kernel_size, stride)
+      sums.append(pool.permute(0, 2, 3, 1))
+    return sums[0] / sums[1]
+
+  def repeat(self, inputs, times, layer, *args, scope, **named):
+    with self.scope(scope):
+      for i in range(times):
+        inputs = layer(inputs, *args, scope=f"{scope}_{i + 1}", **named)
+    return inputs
+
+
+def padded(x, kernel, stride: int, rate: int, value: float = 0):
+  """As TensorFlow's SAME."""
+  import torch
+
+  pads = []
+  for length, k in zip(x.shape[1:3], kernel):
+    need = max((-(length // -stride) - 1) * stride + (k - 1) * rate + 1 - length, 0)
+    pads = [need // 2, need - need // 2, *pads]
+  return torch.nn.functional.pad(x, [0, 0, *pads], value=value)
+
+
+def modules(runtime: Runtime, add_arg_scope) -> dict[str, Mapping]:
+  """What stands in for TensorFlow and for TF-slim's layers."""
+  import torch
+
+  named = ("conv2d", "batch_norm", "max_pool2d", "avg_pool2d")
+  layers = {name: add_arg_scope(as_function(getattr(runtime, name), name)) for name in named}
+  nothing = add_arg_scope(as_function(lambda inputs, *_, **__: inputs, "same"))
+  layers |= {
+    "repeat": runtime.repeat, "dropout": nothing, "softmax": lambda x, scope=None: x,
+    "fully_connected": add_arg_scope(as_function(lambda *_, **__: None, "fully_connected")),
+  }  # fmt: skip
+  some = types.SimpleNamespace
+  utils = some(
+    last_dimension=lambda shape, min_rank: shape[-1],
+    collect_named_outputs=lambda collections, name, outputs: outputs,
+    convert_collection_to_dict=lambda collection: {},
+  )
+  known = {
+    "initializers": some(variance_scaling_initializer=lambda: None),
+    "regularizers": some(l2_regularizer=lambda decay: None), "utils": utils,
+  }  # fmt: skip
+  return {
+    "tf_slim.layers": {**layers, **known, "layers": some(**layers)},
+    "tensorflow.python.framework": {
+      "ops": some(GraphKeys=some(UPDATE_OPS=""), convert_to_tensor=lambda x: x)},
+    "tensorflow.python.ops": {
+      "array_ops": some(
+        concat=lambda parts, axis, **_: torch.cat(parts, axis),
+        squeeze=lambda x, axes, **_: x.reshape([n for i, n in enumerate(x.shape) if i not in axes]),
+        pad=lambda x, pads: torch.nn.functional.pad(x, [n for row in pads[::-1] for n in row]),
+      ),
+      "init_ops": some(**dict.fromkeys(
+        ("truncated_normal_initializer", "constant_initializer", "zeros_initializer"),
+        lambda *_, **__: None)),
+      "math_ops": some(reduce_mean=lambda x, axes, keepdims=False, **_: x.mean(axes, keepdims)),
+      "nn_ops": some(relu=torch.relu), "variable_scope": some(variable_scope=runtime.scope),
+    },
+    "tensorflow.python.util": TOOLS,
+  }  # fmt: skip
+
+
+TOOLS = {
+  "tf_contextlib": contextlib, "tf_decorator": types.SimpleNamespace(
+    make_decorator=lambda function, wrapper: functools.update_wrapper(wrapper, function)),
+}  # fmt: skip
+
+
+def as_function(method, name: str):
+  """A function that arg_scope can tell from others, and whose code it can look into."""
+
+  def function(*args, **named):
+    return method(*args, **named)
+
+  function.__name__, function._key_op = name, ("layers", name)
+  return function
+
+
+def network(name: str, runtime: Runtime, num_classes: int):
+  """images [b h w c] of torch -> logits [b num_classes]."""
+  import torch
+
+  class Sized(torch.Tensor):
+    """As TensorFlow's, with a shape that is asked for."""
+
+    def get_shape(self):
+      return Shape(self.shape)
+
+  arg_scope = "tf_slim.ops.arg_scope"
+  scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": TOOLS})
+  given = modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
+  family = NAMES.get(name, name.rpartition("_")[0])
+  code = wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
+  scope = getattr(code, SCOPES.get(family, f"{family}_arg_scope"), None)
+
+  def run(image, **named):
+    with torch.no_grad(), scopes.arg_scope((scope or code.resnet_utils.resnet_arg_scope)()):
+      image = image.as_subclass(Sized)
+      out, _ = getattr(code, name)(image, num_classes, is_training=False, **named)
+    return out.as_subclass(torch.Tensor).reshape(len(image), num_classes)
+
+  return run
+
+
+class Shape(tuple):
+  def as_list(self):
+    return list(self)

@@ -1,0 +1,100 @@
+"""TF-slim's networks: their own code beside ours, their names there and back, their checkpoints."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from convert import engine, rules
+from tests import parity, slim
+import zoo
+from zoo import catalog, layers
+
+torch = pytest.importorskip("torch", reason="pip install flaxzoo[references]")
+SIZES = ((96, 96), (97, 131))
+V2 = catalog.WEIGHTS["resnet50v2.slim"].fields
+FORMS = {  # theirs -> our variant, the checkpoint or fields that it needs, their variables' numbers
+  "resnet_v1_50": ("resnet50", catalog.WEIGHTS["resnet50.slim"].fields, 25_610_152),
+  "resnet_v2_50": ("resnet50v2", V2, 25_615_849),
+  "inception_v1": ("googlenet", catalog.WEIGHTS["googlenet.slim"].fields, 6_633_209),
+}
+
+
+def classes(fields) -> int:
+  return fields.get("num_classes", 1000)
+
+
+def converted(name: str, variables, variant: str, fields, size) -> tuple:
+  """(our model, its variables); the way back is checked."""
+  model = zoo.create(variant, **fields)
+  family = catalog.FAMILY[variant].__name__.rpartition(".")[2]
+  rule = rules.of(family, "slim", variant)
+  with layers.norms_behind() as norms:
+    target = zoo.shapes(model, size=size)
+  folded = engine.folded(variables, target, rule, norms)
+  assert not folded
+  got = engine.convert(variables, target, rule)
+  parity.check_way_back(variables, got, rule)
+  return model, got
+
+
+def compared(name: str, variant: str, fields, sizes, thin=1, first=(), rest=()) -> dict:
+  """{size: largest difference of the logits, relative}, and how many numbers theirs has.
+
+  `first` and `rest` are their arguments at the first size and at the others.
+  """
+  torch.set_num_threads(1)
+  runtime, errors, found = slim.Runtime(thin=thin), {}, None
+  run = slim.network(name, runtime, classes(fields))
+  for i, size in enumerate(sizes):
+    image = np.random.default_rng(1).normal(size=(1, *size, 3)).astype(np.float32)
+    want = run(torch.from_numpy(image), **dict(rest if i else first)).numpy()
+    if found is None:
+      found = converted(name, runtime.variables, variant, fields, size)
+    model, variables = found
+    form = model.clone(numerics=dataclasses.replace(model.numerics, plain=bool(i)))
+    apply = jax.jit(partial(form.apply, train=False), compiler_options=parity.QUICK_COMPILATION)
+    got = np.asarray(apply(variables, image)["logits"])
+    errors[size] = float(np.abs(got - want).max() / np.abs(want).max())
+  return errors | {"numbers": sum(a.size for a in runtime.variables.values())}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_equals_their_code(name):
+  variant, fields, numbers = FORMS[name]
+  found = compared(name, variant, fields, SIZES)
+  assert found.pop("numbers") == numbers  # as measured in TensorFlow
+  assert max(found.values()) < 1e-4, found
+
+
+def test_inception_v3_equals_their_code():
+  """With the second classifier at the size that its kernel is for, without it at another."""
+  fields = catalog.WEIGHTS["inception_v3.slim"].fields
+  rest = {"create_aux_logits": False}
+  found = compared("inception_v3", "inception_v3", fields, ((299, 299), (96, 130)), rest=rest)
+  assert found.pop("numbers") == 27_182_194  # as measured in TensorFlow
+  assert max(found.values()) < 1e-4, found
+
+
+THIN = {  # theirs -> our variant and its fields, an eighth as wide
+  "vgg_16": ("vgg16", {"widths": (8, 16, 32, 64, 64), "hidden": 512}),
+  "alexnet_v2": ("alexnet", {"pad": 0, "grid": 5, "widths": (8, 24, 48, 48, 32), "hidden": 512}),
+}
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_dense_layers_that_are_convolutions(name):
+  """At the one size that these fit."""
+  variant, fields = THIN[name]
+  found = compared(name, variant, fields, ((224, 224),), thin=8)
+  del found["numbers"]
+  assert max(found.values()) < 1e-4, found
+
+
+def test_what_training_leaves_beside_the_weights_is_dropped():
+  rule = rules.of("resnet", "slim")
+  for name in ("global_step", "resnet_v1_50/conv1/weights/Momentum",
+               "resnet_v1_50/conv1/BatchNorm/gamma/RMSProp_1"):  # fmt: skip
+    assert rule.place(name, ())[0] == ""
