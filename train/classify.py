@@ -14,8 +14,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from train import loop, optim, options, startup
+from train import loop, optim, options, rates, startup
 from train.data import datasets, pipeline
 from train.data.transforms import Augment
 from train.metrics import show
@@ -59,6 +60,22 @@ class Config:
     1, "How often each picture of a batch is in it, in different views (arXiv:1901.09335).",
     lower_bound=1,
   )  # fmt: skip
+  balance: str = option(
+    "none", "Where some classes have more images: sample shows all classes equally often, loss "
+    "weighs an image by the inverse of its class's count.", choices=("none", "sample", "loss"),
+  )  # fmt: skip
+  dropout: float = option(
+    0.0, "Share of features that the head does not see, where the model has such a layer.",
+    lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+  drop_path: float = option(
+    0.0, "Stochastic depth: share of residual branches left out, where the model has them "
+    "(arXiv:1603.09382).", lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+  find_lr: str = option(
+    "", "Instead of training, raise the rate from update to update, say which to take and draw the "
+    "losses into this PNG.", free=True,
+  )  # fmt: skip
   report: bool = option(True, "Write report.html at the end.", free=True)
 
 
@@ -68,9 +85,13 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   Raises:
     ValueError, OSError: sentences for the user.
   """
-  faults = [f"--{name} is missing" for name in ("data", "workdir") if not getattr(config, name)]
+  needed = ("data",) if own.find_lr else ("data", "workdir")
+  faults = [f"--{name} is missing" for name in needed if not getattr(config, name)]
+  if own.find_lr and not own.find_lr.endswith(".png"):
+    faults.append(f"--find_lr={own.find_lr}: wanted the name of a PNG, such as rates.png")
   try:
     origin = described(config.model)
+    noise = noisy(origin.variant, own)
   except (ValueError, OSError) as error:
     faults.append(str(error))
   if faults:
@@ -83,7 +104,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   rate = optim.schedule(optimizer, total=total, warmup=round(optimizer.warmup * per_epoch))
   fields = {
     "num_classes": len(data.classes), "dtype": getattr(jnp, config.dtype),
-    "freeze_norm": config.freeze_norm,
+    "freeze_norm": config.freeze_norm, "head": "", **noise,
   }  # fmt: skip
   preprocess = origin.preprocess.at(config.size) if config.size else origin.preprocess
   record = dataclasses.replace(
@@ -93,13 +114,19 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   )  # fmt: skip
   return loop.Job(
     name="classify",
-    task=Classify(own.loss, own.smoothing),
+    task=Classify(
+      own.loss,
+      own.smoothing,
+      class_weights(data.splits["train"].labels, len(data.classes))
+      if own.balance == "loss"
+      else (),
+    ),
     model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
     record=record,
     weights=None if config.model in catalog.VARIANTS else partial(weights, config, fields),
     total=total,
     per_epoch=per_epoch,
-    tx=optim.make(optimizer, stages, rate),
+    tx=optim.make(optimizer, stages, rate, per_epoch=per_epoch),
     rate=rate,
     mix=Mix(own.mixup, own.cutmix),
     frozen=frozen,
@@ -115,17 +142,38 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     keys={name: source.keys for name, source in data.splits.items() if len(source)},
     skipped=data.skipped,
     flags=(config, optimizer, own),
+    phases=optim.phases(optimizer, stages, per_epoch),
   )
 
 
+def noisy(variant: str, own: Config) -> dict[str, float]:
+  """The model's fields for --dropout and --drop_path. Raises ValueError if it has none."""
+  wanted = {name: getattr(own, name) for name in ("dropout", "drop_path") if getattr(own, name)}
+  fields = {f.name for f in dataclasses.fields(zoo.create(variant))}
+  if lost := [name for name in wanted if name not in fields]:
+    raise ValueError("\n".join(f"--{name}: {variant} has no such layers" for name in lost))
+  return wanted
+
+
+def class_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+  """Of each class: how much an image of it counts, so that all classes count alike; mean 1."""
+  counts = np.bincount(labels, minlength=classes)
+  present = np.count_nonzero(counts)
+  return tuple(float(len(labels) / (present * max(n, 1))) for n in counts)
+
+
 def described(model: str) -> zoo.Record:
-  """What is known of a variant, of a checkpoint, or of a run's folder or file."""
+  """What is known of a variant, of a checkpoint, or of a run's folder or file.
+
+  Without the head of `zoo.heads` and the meaning of its outputs that it may have had there.
+  """
   if not Path(model).exists() and "." not in model and "/" not in model:
     catalog.lookup(model, catalog.VARIANTS | catalog.WEIGHTS, "model")
   record = zoo.Record(model) if model in catalog.VARIANTS else zoo.record(model)
   if (task := zoo.task(record.variant)) != "classify":
     raise ValueError(f"{model} is no classifier but one of zoo.names(task={task!r})")
-  return record
+  fields = {name: value for name, value in record.fields.items() if name != "head"}
+  return dataclasses.replace(record, fields=fields, outputs={})
 
 
 def weights(config: loop.Config, fields) -> dict:
@@ -137,7 +185,7 @@ def train_batches(config: loop.Config, own: Config, data, preprocess: zoo.Prepro
     data.splits["train"], batch=config.batch, size=preprocess.size, seed=config.seed,
     start_step=step, threads=config.threads,
     process_index=jax.process_index(), process_count=jax.process_count(),
-    repeat=own.repeat, augment=Augment(
+    repeat=own.repeat, balance=own.balance == "sample", augment=Augment(
       scale=(own.crop, 1.0), flip=own.flip, operations=own.randaugment, magnitude=own.magnitude,
       erase=own.erase,
     ) if own.augment else None,
@@ -149,7 +197,12 @@ def main(
 ) -> None:
   startup.cache_compilations()
   startup.join(processes)
-  outcome = loop.run(config, prepare(config, optimizer, own))
+  job = prepare(config, optimizer, own)
+  if own.find_lr:
+    stages = zoo.stages(job.record.variant)
+    make_tx = partial(optim.make, optimizer, stages, per_epoch=job.per_epoch)
+    return rates.run(config, job, make_tx, Path(own.find_lr))
+  outcome = loop.run(config, job)
   loop.say(f"{outcome.split}: {show(outcome.measured)}")
   if own.report and jax.process_index() == 0:
     from train import report  # late: it brings matplotlib

@@ -92,10 +92,12 @@ class Localizer(nn.Module):
     n = self.numerics
     ends = dict(self.body(image, train=train))
     x = ends[max((e for e in ends if e.startswith("stage")), key=lambda e: int(e[5:]))]
-    x = n.act(n.conv(self.channels, bias=True, name="head_reduce")(x))
+    x = n.act(n.dense(self.channels, name="head_reduce")(x))  # of each place
     x = adaptive_avg_pool(x, GRID).reshape(x.shape[0], -1)
     x = n.act(n.dense(self.hidden, name="head_place")(x))
-    place = nn.sigmoid(n.dense(4, name="head_box")(x).astype(jnp.float32))
+    # A fresh one answers the middle half, where no sigmoid is flat.
+    last = nn.Dense(4, kernel_init=nn.initializers.zeros, dtype=n.dtype, name="head_box")
+    place = nn.sigmoid(last(x).astype(jnp.float32))
     height, width = image.shape[1:3]
     ends["box"] = boxes.from_cxcywh(place) * jnp.array([width, height, width, height], jnp.float32)
     if self.num_classes is not None:

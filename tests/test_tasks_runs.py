@@ -1,0 +1,105 @@
+"""train.label and train.bags from a listing to the scores, one short run for each task."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tests import answers, runs
+from train import bags, label, loop, optim, options
+import zoo
+from zoo import store
+
+SIZE = 32
+OPTIMIZER = optim.Config(lr=2e-3, head_lr=1.0, warmup=0.0)
+CASES = {  # what makes the listing, the script, its flags
+  "multilabel": (answers.labels, label, label.Config(task="multilabel", loss="asymmetric")),
+  "regress": (answers.numbers, label, label.Config(task="regress", augment=False)),
+  "localize": (answers.places, label, label.Config(task="localize", crop=0.9, flip=0.0)),
+  "bags": (answers.bags, bags, bags.Config(instances=5, crop=0.9)),
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+  """An untrained network that is compiled quickly, as a file to start from."""
+  fields = {"depths": (1, 1, 1), "widths": (16, 32, 64), "hidden": 64, "num_classes": 5}
+  variables = runs.untrained(zoo.create("vgg11_bn", **fields), SIZE)
+  path = tmp_path_factory.mktemp("narrow") / "model.safetensors"
+  record = zoo.Record("vgg11_bn", fields=fields, preprocess=zoo.Preprocess(SIZE, SIZE))
+  store.save(path, variables, record)
+  return path
+
+
+@pytest.fixture(scope="module", params=CASES)
+def done(request, narrow, tmp_path_factory):
+  folder = tmp_path_factory.mktemp(request.param)
+  listing, script, own = CASES[request.param]
+  config = loop.Config(
+    model=str(narrow), data=str(listing(folder)), workdir=str(folder / "run"), batch=16, steps=24,
+    eval_every=100.0, log_every=8,
+  )  # fmt: skip
+  made, plan = script.prepare(config, OPTIMIZER, own)
+  scores = label.train(config, made, plan)
+  label.report(config, plan)
+  return request.param, folder / "run", plan, scores
+
+
+BETTER = {  # by how much, in the mean's own unit; the last says whether less is better
+  "multilabel": ("map", 0.15, False), "regress": ("mae", 0.15, True),
+  "localize": ("iou", 0.1, False), "bags": ("top1", 0.2, False),
+}  # fmt: skip
+
+
+def test_it_beats_who_sees_no_picture(done):
+  task, _, _, scores = done
+  name, margin, less = BETTER[task]
+  gain = scores["mean"][name] - scores["baseline"][name]
+  assert (-gain / scores["baseline"][name] if less else gain) > margin, scores
+
+
+def test_what_it_leaves(done):
+  task, folder, plan, scores = done
+  info = json.loads((folder / "run.json").read_text())
+  assert info["scores"]["mean"] == pytest.approx(scores["mean"]) and info["finished"]
+  record = zoo.record(folder)
+  assert record.outputs["task"] == plan.name and record.classes == plan.data.classes
+  if task == "multilabel":
+    assert len(record.outputs["thresholds"]) == 2
+  page = (folder / "report.html").read_text()
+  assert "The worst" in page and all(name in page for name in plan.data.classes)
+  model, variables = zoo.load(folder)
+  with np.load(folder / "predictions.npz") as arrays:
+    saved = dict(arrays)
+  rows = plan.data.splits[str(saved["split"])]
+  index = [rows.keys.index(key) for key in saved["keys"].tolist()]
+  np.testing.assert_array_equal(rows.targets[plan.task.target][index], saved["labels"])
+  shapes = jax.eval_shape(
+    lambda x: model.apply(variables, x, train=False), np.zeros((1, SIZE, SIZE, 3), np.float32)
+  )
+  assert shapes["logits"].shape == (1, len(plan.data.classes))
+
+
+def test_wrong_flags(narrow, tmp_path):
+  listing = answers.numbers(tmp_path, 20)
+  config = loop.Config(model=str(narrow), data=str(listing), workdir="w", batch=4)
+  with pytest.raises(ValueError, match="--data is missing\n--workdir is missing"):
+    label.prepare(loop.Config(), optim.Config(), label.Config())
+  for own, text in (
+    (label.Config(task="regress", loss="giou"), "--loss=giou is none of --task=regress: huber"),
+    (label.Config(task="regress", low=("0",)), "wanted both, with one number for all or one for"),
+    (label.Config(task="regress", low=("0",), high=("2",)), "leave out numbers that train has of"),
+  ):
+    with pytest.raises(ValueError, match=text):
+      label.prepare(config, optim.Config(), own)
+  with pytest.raises(ValueError, match="--batch=64 is more than"):
+    big = dataclasses.replace(config, batch=64)
+    label.prepare(big, optim.Config(), label.Config(task="regress"))
+
+
+def test_bounds_of_one_or_of_each():
+  own = label.Config(low=("0",), high=("1", "2"))
+  assert label.bounds(own, 2) == ([0.0, 0.0], [1.0, 2.0])
+  assert options.as_dict(own)["low"] == ("0",)
