@@ -122,12 +122,18 @@ def load(
   rows, kept, skipped = _readable(table, rows, max_bad)
   if task == "localize" and not table.faults:
     rows = _sized(table, rows, [table.where[i] for i in kept])
+  _refuse(table)
   splits = _divided(table, rows, [division[i] for i in kept], seed)
+  _refuse(table)
+  return Listed(file.stem, classes, splits, skipped)
+
+
+def _refuse(table: Table) -> None:
+  """Raises ValueError if there are faults."""
   if table.faults:
     named, more = table.faults[:LISTED], len(table.faults) - LISTED
     named += [f"and {more} more"] if more > 0 else []
-    raise ValueError(f"the listing {file} cannot be used:\n  " + "\n  ".join(named))
-  return Listed(file.stem, classes, splits, skipped)
+    raise ValueError(f"the listing {table.file} cannot be used:\n  " + "\n  ".join(named))
 
 
 def read(file: Path) -> Table:
@@ -355,7 +361,7 @@ def _divided(table: Table, rows: Rows, division, seed: int) -> dict[str, Rows]:
   for i, (split, group) in enumerate(division):
     index[of[group] if split in ("", "train") else split].append(i)
   for name in ("train", "val"):
-    if not index[name] and not table.faults:
+    if not index[name]:
       table.faults.append(f"no row is left for {name}; list more, or say each row's split")
   return {name: rows.some(some) for name, some in index.items() if some}
 
