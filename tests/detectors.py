@@ -41,8 +41,8 @@ def detection():
   plain = importlib.import_module("torchvision.ops.roi_align")._roi_align
   plain = getattr(plain, "__wrapped__", plain)  # else it waits for a compiler
 
-  def align(image, rois, size, spatial_scale=1.0, sampling_ratio=-1, aligned=False):
-    return plain(image, rois, spatial_scale, *size, sampling_ratio, aligned)
+  def align(image, rois, output_size, spatial_scale=1.0, sampling_ratio=-1, aligned=False):
+    return plain(image, rois, spatial_scale, *output_size, sampling_ratio, aligned)
 
   with mock.patch.object(boxes, "nms", greedy), mock.patch.object(poolers, "roi_align", align):
     yield library

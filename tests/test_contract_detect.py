@@ -1,7 +1,7 @@
 """What every detector of the zoo promises; a new variant is tested by being in the catalog."""
 
 import csv
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 import re
 
@@ -16,6 +16,7 @@ with open(Path(__file__).with_name("references.csv")) as file:
   PUBLISHED = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
 
 
+@cache
 def trace(name: str, **fields):
   """(model, end points, variables), as shapes."""
   model = zoo.create(name, plain=True, **fields)

@@ -33,7 +33,7 @@ from zoo.classify import (
   xception,
   xception_aligned,
 )
-from zoo.detect import retinanet, ssd, yolo
+from zoo.detect import rcnn, retinanet, ssd, yolo
 from zoo.segment import craft, deeplabv3, fcn, lraspp, unet
 from zoo.text import caption, crnn
 
@@ -62,6 +62,7 @@ FAMILIES: tuple[ModuleType, ...] = (
   vgg,
   xception,
   xception_aligned,
+  rcnn,
   retinanet,
   ssd,
   yolo,

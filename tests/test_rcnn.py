@@ -1,0 +1,163 @@
+"""Faster and Mask R-CNN beside torchvision's."""
+
+from functools import partial
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from convert import rules
+from convert.rules import rcnn as rcnn_rules
+from tests import detectors, parity
+from tests.detectors import detection  # noqa: F401 (a fixture)
+import zoo
+from zoo.classify.resnet import ResNet
+from zoo.detect import rcnn
+from zoo.detect.fpn import FPN
+from zoo.ops.roi import paste_masks
+
+SIZES = ((90, 120), (128, 100))
+WIDTH, HIDDEN = 16, 64  # of the pyramid, and of the regions' dense layers
+
+
+def small(detection, kind: str):  # noqa: F811
+  """(torchvision's, ours, rules) on four blocks of a ResNet or a MobileNet, with narrow maps."""
+  from torch import nn
+  import torchvision
+  from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+  name = {
+    "v1": "maskrcnn_resnet50_fpn", "v2": "maskrcnn_resnet50_fpn_v2",
+    "mobile": "fasterrcnn_mobilenet_v3_large_320_fpn",
+  }[kind]  # fmt: skip
+  second, mobile, norm = kind == "v2", kind == "mobile", nn.BatchNorm2d
+  of = detection.faster_rcnn
+  if mobile:
+    body = torchvision.models.mobilenet_v3_large(weights=None, norm_layer=norm).features
+    layers, channels = {"13": "0", "16": "1"}, [160, 960]
+  else:
+    body = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1])
+    layers = {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}
+    channels = [256, 512, 1024, 2048]
+  backbone = BackboneWithFPN(body, layers, channels, WIDTH, norm_layer=norm if second else None)
+  sizes = ((32, 64, 128, 256, 512),) * 3 if mobile else ((32,), (64,), (128,), (256,), (512,))
+  anchors = of.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+  heads = {
+    "box_head": of.FastRCNNConvFCHead((WIDTH, 7, 7), [WIDTH] * 4, [HIDDEN], norm_layer=norm)
+    if second else of.TwoMLPHead(WIDTH * 49, HIDDEN),
+    "box_predictor": of.FastRCNNPredictor(HIDDEN, 4),
+  }  # fmt: skip
+  if not mobile:
+    of_masks = detection.mask_rcnn
+    heads |= {
+      "mask_head": of_masks.MaskRCNNHeads(
+        WIDTH, [WIDTH] * 4, 1, norm_layer=norm if second else None
+      ),
+      "mask_predictor": of_masks.MaskRCNNPredictor(WIDTH, WIDTH, 4),
+    }
+  make = of.FasterRCNN if mobile else detection.MaskRCNN
+  before, after, least = (60, 60, 0.05) if mobile else (100, 80, 0.0)
+  original = make(
+    backbone, rpn_anchor_generator=anchors, min_size=96, max_size=128,
+    rpn_head=detection.rpn.RPNHead(WIDTH, 3 * len(sizes[0]), conv_depth=1 + second),
+    rpn_pre_nms_top_n_test=before, rpn_post_nms_top_n_test=after, rpn_score_thresh=least, **heads,
+  )  # fmt: skip
+  model = zoo.create(name, num_classes=3)
+  model = model.clone(
+    pyramid=partial(model.pyramid, WIDTH), head=partial(model.head, HIDDEN),
+    before=(before, 0), after=(after, 0),
+    trunk=model.trunk if mobile else partial(ResNet, (1, 1, 1, 1)),
+  )  # fmt: skip
+  names = rcnn_rules.torchvision(WIDTH, rcnn_rules.ON_MOBILENET if mobile else ())
+  return original.eval(), model, names
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2", "mobile"])
+def test_equals_torchvision(kind, detection):  # noqa: F811
+  """Both stages, the detections and, where there are any, their masks in the pictures."""
+  import torch
+
+  torch.manual_seed(0)
+  torch.set_num_threads(1)
+  original, model, names = small(detection, kind)
+  images = detectors.tensors(detectors.pictures(*SIZES))
+  batch = original.transform(images)[0]
+  parity.randomize(original, images)
+  seen = {}
+  for path in ("rpn.head", "rpn", "roi_heads.box_predictor"):
+    original.get_submodule(path).register_forward_hook(
+      lambda module, inputs, out, path=path: seen.__setitem__(path, out)
+    )
+  with torch.no_grad():
+    original.rpn.head.cls_logits.weight.mul_(8)  # scores that stand out
+    original.roi_heads.box_predictor.cls_score.weight.mul_(2)
+    wanted = original(images)
+  image = batch.tensors.permute(0, 2, 3, 1).numpy()
+  variables = detectors.variables_of(original, model, names, image)
+  size = np.array(batch.image_sizes)
+  ends = detectors.quick(partial(model.apply, train=False))(variables, image, size=size)
+  flat = lambda maps, columns: np.concatenate(
+    [x.permute(0, 2, 3, 1).reshape(2, -1, columns).numpy() for x in maps], 1
+  )
+  logits, deltas = seen["rpn.head"]
+  assert detectors.difference(ends["rpn_logits"], flat(logits, 1)[..., 0]) < 1e-4
+  assert detectors.difference(ends["rpn_deltas"], flat(deltas, 4)) < 1e-4
+  real = np.asarray(ends["real"])
+  proposals = torch.cat(seen["rpn"][0]).numpy()
+  np.testing.assert_allclose(np.asarray(ends["proposals"])[real], proposals, atol=1e-2)
+  logits, deltas = (x.numpy() for x in seen["roi_heads.box_predictor"])
+  assert detectors.difference(np.asarray(ends["logits"])[real], logits) < 1e-4
+  ours = np.asarray(ends["deltas"])[real]
+  assert detectors.difference(ours.reshape(len(ours), -1), deltas) < 1e-4
+  found = jax.device_get(detectors.quick(partial(model.detect, size=size))(ends))
+  masks = None
+  if kind != "mobile":
+    run = detectors.quick(partial(model.apply, method="masks"))
+    masks = run(variables, ends, found)
+  for i in range(2):
+    mine = {key: value[i] for key, value in found.items()}
+    mine["boxes"] = mine["boxes"] * np.tile(np.array(SIZES[i])[::-1] / size[i][::-1], 2)
+    detectors.check_same(mine, wanted[i], first_label=1, at_least=20)
+    if masks is not None:
+      pasted = np.asarray(paste_masks(masks[i], mine["boxes"], SIZES[i]))
+      theirs = wanted[i]["masks"][:, 0].numpy()
+      off = np.abs(pasted[: len(theirs)] - theirs).max((1, 2))
+      assert np.mean(off < 1e-3) > 0.9, off  # a corner near a whole pixel may be cut to another
+
+
+def older(name: str) -> str:
+  """The published files' name."""
+  name = re.sub(r"(_blocks\.\d)\.0\.", r"\1.", name)
+  name = re.sub(r"^rpn\.head\.conv\.0\.0\.", "rpn.head.conv.", name)
+  return re.sub(r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}.", name)
+
+
+@pytest.mark.parametrize("name", [name for name in rcnn.VARIANTS if "320" not in name])
+def test_names(name, detection):  # noqa: F811
+  """The whole networks, by name and shape; of first versions also by the files' older names."""
+  make = partial(getattr(detection, name), weights=None, weights_backbone=None)
+  ours = rules.of("rcnn", "torchvision", name)
+  renamed = (lambda name: name) if name.endswith("v2") else older
+  detectors.check_names(make, zoo.create(name), ours, 64, renamed)
+
+
+def test_sampled_regions():
+  """The heads see what the caller chooses, here the picture's own boxes."""
+  model = zoo.create("fasterrcnn_resnet50_fpn", num_classes=3).clone(
+    trunk=partial(ResNet, (1, 1, 1, 1)),
+    pyramid=partial(FPN, 8),
+    head=partial(rcnn.TwoDense, 8),
+    before=(20, 20),
+    after=(20, 20),
+  )
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  chosen = np.array([[[4, 4, 40, 50], [10, 2, 60, 20]]], np.float32)
+
+  def run(key):
+    variables = model.init(key, image, train=False)
+    return model.apply(variables, image, lambda proposals, real: chosen, train=False)
+
+  ends = jax.eval_shape(run, jax.random.key(0))
+  assert ends["rois"].shape == (1, 2, 4)
+  assert ends["logits"].shape == (1, 2, 4) and ends["proposals"].shape == (1, 20, 4)
