@@ -31,6 +31,9 @@ IGNORED = 255
 SPLITS = ("train", "val", "test")
 LISTED = 20  # faults named in one message; of the others the number is told
 READERS = 8  # threads that wait for the disk
+FINER = (
+  4  # parts of a pixel's side, on which polygons are painted; its middle says whether it is in
+)
 WIDEST = 2.0  # longer side over the shorter; beyond it a picture is made smaller
 
 
@@ -286,11 +289,11 @@ def _instances(root: Path, file: Path, split: str, table, faults) -> Instances:
 def area(segmentation, shape: tuple[int, int]) -> np.ndarray:
   """[h w] bool of COCO's polygons, run lengths, or run lengths packed into text."""
   if isinstance(segmentation, list):
-    mask = np.zeros(shape, np.uint8)
+    fine = np.zeros([n * FINER for n in shape], np.uint8)
     for polygon in segmentation:
-      points = np.asarray(polygon, np.float32).reshape(-1, 2) - 0.5
-      cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1)
-    return mask.astype(bool)
+      points = np.asarray(polygon, np.float32).reshape(-1, 2) * FINER
+      cv2.fillPoly(fine, [np.rint(points).astype(np.int32)], 1)
+    return fine[FINER // 2 :: FINER, FINER // 2 :: FINER].astype(bool)
   counts = segmentation["counts"]
   counts = unpacked(counts) if isinstance(counts, str) else counts
   values = np.arange(len(counts)) % 2 == 1

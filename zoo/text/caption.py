@@ -41,8 +41,8 @@ class ShowAndTell(nn.Module):
     self.drop = nn.Dropout(self.dropout)
     self.classifier = nn.Dense(self.num_classes, dtype=n.dtype)
 
-  def __call__(self, image, tokens=None, *, train: bool):
-    return _tell(self, image, tokens, train)
+  def __call__(self, image, tokens=None, own=None, *, train: bool):
+    return _tell(self, image, tokens, own, train)
 
   def begin(self, image, *, train: bool) -> State:
     x = self.encoder(image, train=train)["pooled"]
@@ -85,8 +85,8 @@ class ShowAttendTell(nn.Module):
     self.from_state, self.from_context = dense(), dense(use_bias=False)
     self.classifier = nn.Dense(self.num_classes, dtype=n.dtype)
 
-  def __call__(self, image, tokens=None, *, train: bool):
-    return _tell(self, image, tokens, train)
+  def __call__(self, image, tokens=None, own=None, *, train: bool):
+    return _tell(self, image, tokens, own, train)
 
   def begin(self, image, *, train: bool):
     """(LSTM's state, annotations [b h*w c], what attention compares them by [b h*w hidden])."""
@@ -125,16 +125,36 @@ class ShowAttendTell(nn.Module):
     return nn.one_hot(place, attention.shape[-1]), ends
 
 
-def _tell(model, image, tokens, train: bool):
-  """Every end point of `model.step` behind each of the tokens [b t], as [b t ...]."""
+def _tell(model, image, tokens, own, train: bool):
+  """Every end point of `model.step` behind each of the tokens [b t], as [b t ...].
+
+  Where `own` [b t] is true, a model that trains hears the word that it drew behind the one before,
+  instead of the token: scheduled sampling (Bengio et al. 2015, arXiv:1506.03099).
+  """
   if tokens is None:
     tokens = jnp.full((image.shape[0], 1), decode.START, jnp.int32)
+  if not train:
+    own = None
+
+  def told(model, state, token):
+    return model.step(state, token, train=train)
+
+  def telling(model, carry, heard):
+    state, word = carry
+    token, own = heard
+    state, ends = model.step(state, jnp.where(own, word, token), train=train)
+    word = jax.random.categorical(model.make_rng("dropout"), ends["logits"].astype(jnp.float32))
+    return (state, word.astype(token.dtype)), ends
+
   body = nn.scan(
-    lambda model, state, token: model.step(state, token, train=train),
+    told if own is None else telling,
     variable_broadcast="params", split_rngs={"params": False, "dropout": True},
     in_axes=1, out_axes=1,
   )  # fmt: skip
-  return body(model, model.begin(image, train=train), tokens)[1]
+  state = model.begin(image, train=train)
+  if own is None:
+    return body(model, state, tokens)[1]
+  return body(model, (state, tokens[:, 0]), (tokens, own))[1]
 
 
 def stepper(model, variables):
@@ -147,9 +167,10 @@ def stepper(model, variables):
   return step
 
 
-INCEPTION, VGG19, RESNET50 = (
+INCEPTION, VGG19, RESNET18, RESNET50 = (
   inception_v3.VARIANTS["inception_v3"],
   partial(vgg.VARIANTS["vgg19"], hidden=None),
+  resnet.VARIANTS["resnet18"],
   resnet.VARIANTS["resnet50"],
 )
 VARIANTS = {
@@ -157,6 +178,7 @@ VARIANTS = {
   "show_and_tell_resnet50": partial(ShowAndTell, RESNET50),
   "show_attend_tell": partial(ShowAttendTell, VGG19),  # conv5_4, 14x14 places at 224
   "show_attend_tell_hard": partial(ShowAttendTell, VGG19, hard=True),
+  "show_attend_tell_resnet18": partial(ShowAttendTell, RESNET18, annotations="stage3"),  # 14x14
   "show_attend_tell_resnet50": partial(ShowAttendTell, RESNET50),
 }
 SPOKEN = "embed|cell|from_.*"
