@@ -26,9 +26,9 @@ except ImportError:  # pip install atheris; it has no wheels for some systems
 
 if atheris:
   with atheris.instrument_imports(include=["convert"]):
-    from convert import darknet_file, readers
+    from convert import darknet_file, readers, snappy
 else:
-  from convert import darknet_file, readers
+  from convert import darknet_file, readers, snappy
 from convert.files import UnsafeFile
 from convert.state_dict import ALLOWANCE, EXPANSION
 from tests import graphs, pickles
@@ -83,7 +83,8 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]]]] = {
   "onnx": ("ONNX", lambda: [graphs.GOOD["onnx"][1]]),
   "caffe": ("Caffe", lambda: [graphs.GOOD["caffe"][1]]),
   "graph": ("frozen graph", lambda: [graphs.GOOD["graph"][1]]),
-  "checkpoint": ("checkpoint of TensorFlow", lambda: [graphs.INDEX]),
+  "checkpoint": ("checkpoint of TensorFlow", lambda: [graphs.INDEX, graphs.OLD]),
+  "snappy": ("checkpoint of TensorFlow", lambda: [graphs.snappy(b"abcdefgh", b"\x3e\x04\0", 24)]),
   "darknet": ("darknet", lambda: [graphs.WEIGHTS]),
   "cfg": ("darknet", lambda: [graphs.CFG]),  # of the same weights
 }  # fmt: skip
@@ -99,6 +100,8 @@ def parser(name: str, folder: Path) -> Callable[[bytes], None]:
   if name == "cfg":
     weights = np.frombuffer(graphs.WEIGHTS, np.uint8)
     read = lambda data, path: darknet_file.named(weights, data.tobytes().decode("latin-1"))
+  if name == "snappy":  # the blocks of such a table
+    read = lambda data, path: {"": snappy.unpacked(data)}
 
   def parse(data: bytes) -> None:
     if not data:

@@ -142,4 +142,19 @@ TEVfVkFMVUUIExIAIBgoAjXNxgulBCETa2VybmVsLy5BVFRSSUJVVEVTL1ZBUklBQkxFX1ZBTFVFCAES
 KBg1wNs9FwAAAAABAAAAAJ8KIDQAAAAAAQAAAADA8qGwAAEDbwDeAQAAAAABAAAAAHA+ofXjAQjwAQ8AAAAAAAAAAAAA
 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAV/uAiyR1R9s=
 """)  # of TensorFlow 2.21: tf.train.Checkpoint(net=module).write("x"), three variables, their graph
+OLD = base64.b64decode("""
+AABTClEKGQoLbmV0L2JuL21lYW4SBBICCAQYCSICCgAKEAoIbmV0L2hhbGYSABgTIgAKHgoKbmV0L2tlcm5lbBIIEgIIAhIC
+CAMYASIECgAKABICCAEAEhsAbmV0L2JuL21lYW4AAQEBgH8SGQoLbmV0L2JuL21lYW4SAgoAGgZSBAABAgMFBxRoYWxmAAEA
+EhIKCG5ldC9oYWxmEgAaBGoCgHwFDjBrZXJuZWwAAQECgH+AfxIuCgpuZXQva2VybmVsEgQKAAoAGhoqGAAAAAAAAIA/AAAA
+QAAAQEAAAIBAAACgQAAAAAABAAAAAEFnixAAAAAAAQAAAADA8qGwAAEDAQDtAQAAAAABAAAAAJmcmXnyAQj/AQ8AAAAAAAAA
+AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAV/uAiyR1R9s=
+""")  # of the same: tf.compat.v1.train.Saver(write_version=1), all in one file
+
+
+def snappy(data: bytes, copies: bytes = b"", size: int | None = None) -> bytes:
+  """`data` as one literal of Snappy's, and what follows it."""
+  size, length = len(data) if size is None else size, len(data) - 1
+  return varint(size) + b"\xf8" + length.to_bytes(3, "little") + data + copies
+
+
 BESIDE = {"x.cfg": CFG, "s.bin": FLOATS, "x.bin.data-00000-of-00001": bytes(349)}  # of x.bin

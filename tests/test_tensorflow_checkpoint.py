@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from convert import readers
+from convert import readers, snappy as unpacker
 from convert.files import UnsafeFile
-from tests.graphs import INDEX, varint
+from tests.graphs import INDEX, OLD, field, snappy, varint
 
 WANT = {
   "net/bn/mean": np.arange(4),
@@ -46,10 +46,11 @@ def test_variables_of_a_checkpoint_and_of_a_folder(tmp_path):
     readers.read(model / "saved_model.pb")
 
 
-def block(*rows: tuple[bytes, bytes], compression: int = 0, restarts: int = 0) -> bytes:
+def block(*rows: tuple[bytes, bytes], compression: int = 0, restarts: int = 0, pack=None) -> bytes:
   """Rows without anything in common, and the trailer."""
   body = b"".join(b"\0" + varint(len(k)) + varint(len(v)) + k + v for k, v in rows)
-  return body + struct.pack("<IB4x", restarts, compression)
+  body += struct.pack("<I", restarts)
+  return (pack(body) if pack else body) + struct.pack("<B4x", compression)
 
 
 def table(*rows: tuple[bytes, bytes], repeat: int = 1, **fields) -> bytes:
@@ -102,10 +103,109 @@ def test_what_is_wrong_is_said(tmp_path, what):
   assert len(str(error.value)) < 600 and str(error.value).isprintable()
 
 
-def test_flipped_bits(tmp_path):
+def test_the_form_of_2016(tmp_path):
+  path = tmp_path / "x.ckpt"
+  path.write_bytes(OLD)
+  got = readers.read(path)
+  assert list(got) == list(WANT)
+  for name, want in WANT.items():
+    assert got[name].dtype == want.dtype
+    np.testing.assert_array_equal(got[name], want)
+
+
+def stored(name: bytes, numbers: bytes) -> bytes:
+  return field(2, field(1, name) + field(2, b"") + field(3, field(5, numbers)))
+
+
+def known(name: bytes, slices: int = 1) -> bytes:
+  row = field(1, name) + field(2, field(2, field(1, 6))) + field(3, 1) + field(4, b"") * slices
+  return field(1, field(1, row))
+
+
+FLOATS = np.arange(6, dtype="<f4").tobytes()
+OLD_ROWS = ((b"", known(b"w")), (b"\0w", stored(b"w", FLOATS)))
+
+
+def test_compressed_blocks(tmp_path):
+  """As of 2016, and in today's form too."""
+  path = tmp_path / "x.ckpt"
+  path.write_bytes(table(*OLD_ROWS, compression=1, pack=snappy))
+  np.testing.assert_array_equal(readers.read(path)["w"], np.arange(6))
+  rows = table(HEADER, (b"a", ENTRY), compression=1, pack=snappy)
+  np.testing.assert_array_equal(readers.read(write(tmp_path, rows))["a"], np.arange(6))
+
+
+def unpacked(data: bytes) -> bytes:
+  return unpacker.unpacked(np.frombuffer(data, np.uint8)).tobytes()
+
+
+def test_snappy_copies():
+  """Of one, two and four bytes of distance; those that reach into what they make repeat it."""
+  assert unpacked(snappy(b"abcd", b"\x01\x04", size=8)) == b"abcdabcd"
+  assert unpacked(snappy(b"abcd", b"\x3e\x04\0", size=20)) == b"abcd" * 5
+  assert unpacked(snappy(b"abcd", b"\x0b\x02\0\0\0", size=7)) == b"abcdcdc"
+  pa = pytest.importorskip("pyarrow")
+  rng = np.random.default_rng(0)
+  for high in (3, 256):
+    data = rng.integers(0, high, 100_000, dtype=np.uint8).tobytes() + bytes(70_000)
+    assert unpacked(pa.compress(data, "snappy", asbytes=True)) == data
+
+
+PACKED = {
+  "nothing": b"",
+  "size without end": b"\xff" * 6,
+  "size of 2**32": b"\xff\xff\xff\xff\x0f\0a",
+  "a gigabyte of copies": varint(1 << 30) + b"\0a" + b"\xfe\1\0" * (1 << 16),
+  "more than its size": snappy(b"abcd", size=3),
+  "less than its size": snappy(b"abcd", size=5),
+  "literal beyond the end": b"\x04\xf0\x09abc",
+  "number beyond the end": b"\x04\xf8\x09",
+  "copy of nothing": b"\x04\x02\x01\x00",
+  "copy from before": snappy(b"abcd", b"\x0e\x05\0", size=8),
+  "copy from here": snappy(b"abcd", b"\x0e\0\0", size=8),
+}
+
+
+@pytest.mark.parametrize("what", PACKED)
+def test_bad_compression_is_said(what):
+  with pytest.raises(UnsafeFile, match="block") as error:
+    unpacked(PACKED[what])
+  assert len(str(error.value)) < 200
+
+
+OLD_BAD = {
+  "announced and not there": (OLD_ROWS[:1], "are not in it"),
+  "there and not announced": ((OLD_ROWS[0], (b"\0x", stored(b"x", FLOATS))), "announces"),
+  "there twice": ((*OLD_ROWS, (b"\1w", OLD_ROWS[1][1])), "announces"),
+  "in slices": (((b"", known(b"w", 2)), OLD_ROWS[1]), "in slices"),
+  "nothing in it": ((OLD_ROWS[0], (b"\0w", field(2, field(1, b"w")))), "announces"),
+  "too many numbers": ((OLD_ROWS[0], (b"\0w", stored(b"w", FLOATS * 2))), "needs 24 bytes"),
+  "no variables": (((b"", field(1, b"")),), "no arrays"),
+}
+
+
+@pytest.mark.parametrize("what", OLD_BAD)
+def test_old_files_that_lie(tmp_path, what):
+  rows, sentence = OLD_BAD[what]
+  path = tmp_path / "x.ckpt"
+  path.write_bytes(table(*rows))
+  with pytest.raises(UnsafeFile, match=sentence):
+    readers.read(path)
+
+
+def test_old_files_cut_anywhere(tmp_path):
+  path = tmp_path / "x.ckpt"
+  for size in range(1, len(OLD), 3):
+    path.write_bytes(OLD[:size])
+    with pytest.raises(UnsafeFile):
+      readers.read(path)
+
+
+@pytest.mark.parametrize("good", [INDEX, OLD])
+def test_flipped_bits(tmp_path, good):
   rng, refused = random.Random(0), 0
   for _ in range(300):
-    bad = bytearray(INDEX)
+    bad = bytearray(good)
     for _ in range(rng.choice((1, 1, 4))):
       bad[rng.randrange(len(bad) - 8)] ^= 1 << rng.randrange(8)
     try:
