@@ -366,6 +366,39 @@ def test_erasing_fills_a_box_with_noise():
   assert not view.any()
 
 
+def test_balanced_classes_are_drawn_alike(tmp_path):
+  """Nine pictures of one class, one of another: half of what is shown is that one."""
+  for i in range(10):
+    (tmp_path / f"{i}.jpg").write_bytes(jpeg(seed=i))
+  labels = np.array([0] * 9 + [1], np.int32)
+  source = FolderSource(tmp_path, tuple(f"{i}.jpg" for i in range(10)), labels)
+  options = {"batch": 10, "size": 8, "seed": 0, "augment": None}
+  shown = [b["label"] for b in take(20, source, **options, balance=True)]
+  assert 0.4 < np.mean(shown) < 0.6
+  assert np.mean([b["label"] for b in take(5, source, **options)]) == 0.1
+  assert len({tuple(part) for part in shown}) > 10  # each epoch draws anew
+  assert_equal_batches(
+    take(20, source, **options, balance=True)[7:9],
+    take(2, source, **options, balance=True, start_step=7, threads=0),
+  )
+  for b in take(3, source, **options, balance=True, repeat=2):
+    np.testing.assert_array_equal(b["image"][::2], b["image"][1::2])
+
+
+def test_a_file_that_goes_away_in_the_run_is_named(source, tmp_path):
+  """What a thread of the input dies of comes to the one that asks for a batch."""
+  for key in source.keys:
+    (tmp_path / key).parent.mkdir(exist_ok=True)
+    (tmp_path / key).write_bytes((source.root / key).read_bytes())
+  moved = FolderSource(tmp_path, source.keys, source.labels)
+  batches = pipeline.train_batches(moved, batch=4, size=8, seed=0, threads=2)
+  next(batches)
+  (tmp_path / source.keys[3]).unlink()
+  with pytest.raises(OSError, match=f"No such file.*{source.keys[3]}"):
+    for _ in range(20):
+      next(batches)
+
+
 def test_repeated_views_of_the_same_pictures(source):
   batches = pipeline.train_batches(source, batch=8, size=24, seed=0, repeat=2)
   seen = []

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,12 @@ def make(folder, *, events=None, splits=("val", "test"), weights=variables, **ch
   total = loop.length(config, TRAIN // BATCH)
   rate = optim.schedule(optimizer, total=total, warmup=0)
   return config, loop.Job(
-    name="classify", task=Classify(), model=model(),
+    name="classify", task=Classify(), model=model(), phases=optim.phases(
+      optimizer, STAGES, TRAIN // BATCH),
     record=zoo.Record("resnet18", preprocess=PREPROCESS, classes=tuple("abcd")),
     weights=lambda: weights(model()), total=total, per_epoch=TRAIN // BATCH,
-    tx=optim.make(optimizer, STAGES, rate), rate=rate, mix=Mix(), frozen="",
+    tx=optim.make(optimizer, STAGES, rate, per_epoch=TRAIN // BATCH), rate=rate, mix=Mix(),
+    frozen="",
     train_batches=lambda step: train_batches(step, **(events or {})), eval_batches=eval_batches,
     keys={s: [f"{s}/{i}" for i in range(HELD if s != "train" else TRAIN)]
           for s in ("train", *splits)},
@@ -92,12 +95,12 @@ def table(folder):
     return list(csv.DictReader(file))
 
 
-def last_state(folder, job):
+def last_state(folder, job, step=None):
   like = jax.eval_shape(lambda v: make_state(v, job.tx), zoo.shapes(job.model, size=32))
   place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
   with Checkpoints(folder / "checkpoints") as checkpoints:
-    return jax.device_get(checkpoints.restore(like))
+    return jax.device_get(checkpoints._load(step, like) if step else checkpoints.restore(like))
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +205,86 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path, capsys):
   assert loop.run(config, job).measured == outcome.measured
   assert "at step 5" in capsys.readouterr().out
   assert checkpoint.digest(last_state(folder, job)) == checkpoint.digest(last_state(tmp_path, job))
+
+
+def test_a_clock_that_goes_backwards(finished, tmp_path, monkeypatch):
+  folder, job, outcome = finished
+  now = itertools.count(2e9, -3600)
+  monkeypatch.setattr(time, "time", lambda: next(now))
+  config, job = make(tmp_path)
+  assert loop.run(config, job).measured == outcome.measured
+  assert min(json.loads((tmp_path / "run.json").read_text())["seconds"].values()) >= 0
+  assert checkpoint.digest(last_state(folder, job)) == checkpoint.digest(last_state(tmp_path, job))
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match="cannot write in --workdir=.*file/run: Not a directory; mend"):
+    loop.run(*make(tmp_path / "file/run"))
+
+
+def test_stages_are_released_one_by_one(tmp_path):
+  """Held: the first two of four; after an epoch of three updates the second learns too."""
+  changes = {"freeze": 2, "unfreeze": 1.0, "epochs": 2.0}
+  config, job = make(tmp_path / "whole", **changes)
+  assert [since for since, _ in job.phases] == [0, 3, 6]
+  loop.run(config, job)
+  start = variables(job.model)
+  early, late = (last_state(tmp_path / "whole", job, step).variables for step in (3, 6))
+
+  def moved(now, name):
+    return any(not np.array_equal(a, b) for kind in now for a, b in zip(
+      jax.tree.leaves(now[kind].get(name, {})), jax.tree.leaves(start[kind].get(name, {}))
+    ))  # fmt: skip
+
+  names = ("conv1", "bn1", "layer1_0", "layer2_0", "fc")
+  assert [moved(early, name) for name in names] == [False, False, False, True, True]
+  assert [moved(late, name) for name in names] == [False, False, True, True, True]
+  config, crashing = make(tmp_path / "killed", events={"crash_at": 4}, save_every=2, **changes)
+  with pytest.raises(Crash):
+    loop.run(config, crashing)
+  loop.run(*make(tmp_path / "killed", save_every=2, **changes))
+  a, b = (last_state(tmp_path / name, job) for name in ("whole", "killed"))
+  assert checkpoint.digest(a) == checkpoint.digest(b)
+
+
+def test_trace_and_times(tmp_path, capsys):
+  config, job = make(tmp_path, steps=4, profile="2-3", peak=1e-6)
+  loop.run(config, job)
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+  found = table(tmp_path)
+  times = {name: [float(r["value"]) for r in found if r["name"] == name]
+           for name in ("input_seconds", "compute_seconds")}  # fmt: skip
+  assert len(times["input_seconds"]) == 3 and min(min(t) for t in times.values()) >= 0
+  used = json.loads((tmp_path / "run.json").read_text())["utilisation"]
+  text = capsys.readouterr().out
+  # conv1 16 Ki, layer1_0 and layer2_0 by hand: 8x8x8x27, 4x4x16x72, 2x2x16x144, and the head.
+  adds = 8 * 8 * 8 * 27 + 4 * 4 * 16 * 72 + 2 * 2 * 16 * 144 + 16 * 4
+  rate = float(re.search(r"GFLOP forward an image, ([\d.]+) images/s", text)[1])
+  assert used == pytest.approx(6 * adds * rate / 1e6, rel=0.01) and "utilisation" in text
+  with pytest.raises(ValueError, match="--profile=9-7: wanted .* within 1..4, such as 4-4"):
+    loop.run(*make(tmp_path / "other", steps=4, profile="9-7"))
+  assert not (tmp_path / "other").exists()
+
+
+def test_an_input_that_is_the_bottleneck_is_said_once(tmp_path):
+  said = []
+  log = metrics.Log(tmp_path, 0, per_epoch=10)
+  progress = metrics.Progress(
+    log, lambda step: 0.1, start=0, total=99, batch=1, every=1,
+    warn=lambda waited, spent: said.append(waited / spent),
+  )  # fmt: skip
+  for step in range(1, 9):
+    if step > 4:
+      time.sleep(0.02)
+      progress.waited(0.02)
+    progress.ran(step, {"loss": (np.float32(1), np.float32(1))})
+    assert len(said) == (step > 4)
+  assert 0.2 < said[0] <= 1
+  waits = [float(r["value"]) for r in table(tmp_path) if r["name"] == "input_seconds"]
+  assert waits[:3] == [0] * 3 and waits[-1] >= 0.02
+  progress.close()
+  log.close()
 
 
 def test_one_process_at_a_time(finished):

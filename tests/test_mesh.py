@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,12 +88,14 @@ def train(folder: str, norm: str, shape: str, *, pause: str = "0", coordinator: 
   ))  # fmt: skip
 
 
-def start(*arguments, devices=1, **named):
+def start(*arguments, devices=1, inside=(), **named):
+  """A process of `train`; the words `inside` go before its command."""
   code = "import sys; from train import options; from tests import test_mesh; "
   code += f"options.run(lambda _: test_mesh.train(*{arguments!r}, **{named!r}))"
   kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
   return subprocess.Popen(
-    [sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    [*inside, sys.executable, "-c", code],
+    text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     env=kept | {
       "PYTHONPATH": str(ROOT),
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -161,10 +164,21 @@ def folders(tmp_path_factory, norm, *names):
   return made
 
 
+ALONE = {}
+
+
+def alone(tmp_path_factory, norm):
+  """The folder of a run on one device."""
+  if norm not in ALONE:
+    (ALONE[norm],) = folders(tmp_path_factory, norm, "one")
+    end(start(str(ALONE[norm]), norm, ""))
+  return ALONE[norm]
+
+
 @pytest.mark.parametrize("norm", ["norm", "plain"])
 def test_devices_and_processes_agree(tmp_path_factory, norm):
-  one, eight, fsdp, two = folders(tmp_path_factory, norm, "one", "eight", "fsdp", "two")
-  end(start(str(one), norm, ""))
+  eight, fsdp, two = folders(tmp_path_factory, norm, "eight", "fsdp", "two")
+  one = alone(tmp_path_factory, norm)
   end(start(str(eight), norm, "data:8", devices=8))
   end(start(str(fsdp), norm, "data:4,fsdp:2", devices=8))
   said = end(*pair(two, norm, "data:2,fsdp:2"))
@@ -204,14 +218,73 @@ def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path_factory):
 
 
 def test_a_checkpoint_moves_between_meshes(tmp_path_factory):
-  one, moved = folders(tmp_path_factory, "norm", "one", "moved")
-  end(start(str(one), "norm", ""))
+  (moved,) = folders(tmp_path_factory, "norm", "moved")
+  one = alone(tmp_path_factory, "norm")
   wide = start(str(moved), "norm", "data:4,fsdp:2", devices=8, pause="0.2")
   await_step_5(moved, wide)
   wide.send_signal(signal.SIGTERM)
   assert "stopped by SIGTERM" in end(wide)[0]
   assert "going on with" in end(start(str(moved), "norm", ""))[0]
   same(one, moved)
+
+
+def test_a_checkpoint_of_one_device_is_split_over_eight(tmp_path_factory):
+  (moved,) = folders(tmp_path_factory, "norm", "moved")
+  narrow = start(str(moved), "norm", "", pause="0.2")
+  await_step_5(moved, narrow)
+  narrow.send_signal(signal.SIGTERM)
+  assert "stopped by SIGTERM" in end(narrow)[0]
+  said = end(start(str(moved), "norm", "data:4,fsdp:2", devices=8))[0]
+  assert "going on with" in said
+  same(alone(tmp_path_factory, "norm"), moved)
+
+
+# ---- two computers
+
+
+def ip(*words):
+  return subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts():
+  """[(network namespace, its address)] of two that see each other and nothing else."""
+  found = [(f"flaxzoo{os.getpid()}_{i}", f"10.213.77.{i + 1}") for i in range(2)]
+  ends = [f"fz{os.getpid()}_{i}" for i in range(2)]
+  try:
+    try:
+      for name, _ in found:
+        ip("netns", "add", name)
+      ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+      for (name, address), link in zip(found, ends):
+        ip("link", "set", link, "netns", name)
+        ip("-n", name, "address", "add", f"{address}/24", "dev", link)
+        ip("-n", name, "link", "set", link, "up")
+        ip("-n", name, "link", "set", "lo", "up")
+        # A computer's own name leads to its address, as where several are set up to work together.
+        own = Path("/etc/netns", name)
+        own.mkdir(parents=True)
+        (own / "hosts").write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
+    except (OSError, subprocess.CalledProcessError) as error:
+      text = getattr(error, "stderr", "") or str(error)
+      pytest.skip(f"no network namespaces here (they need root and iproute2): {text.strip()}")
+    yield found
+  finally:
+    for name, _ in found:
+      subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+      shutil.rmtree(Path("/etc/netns", name), ignore_errors=True)
+
+
+def test_two_hosts_agree_with_one_device(tmp_path_factory, hosts):
+  (two,) = folders(tmp_path_factory, "norm", "hosts")
+  address = f"{hosts[0][1]}:12345"
+  said = end(*(
+    start(str(two), "norm", "", devices=2, inside=("ip", "netns", "exec", name),
+          coordinator=address, processes="2", process=str(i))
+    for i, (name, _) in enumerate(hosts)
+  ))  # fmt: skip
+  assert "starting from net" in said[0]
+  same(alone(tmp_path_factory, "norm"), two)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ import sys
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import print_saved_residuals
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from train import mesh, metrics, optim
+from train import step as steps
 from train.mix import Mix
 from train.step import make_eval_step, make_state, make_train_step
 from train.tasks.classify import Classify
@@ -339,6 +341,86 @@ def test_accumulation_equals_the_large_batch():
   falling = dataclasses.replace(PLAIN, schedule="linear", accumulate=2)
   moved = updated(falling, [1.0] * 4, total=4)
   np.testing.assert_allclose(list(moved.values()), [-1.5] * 4, rtol=1e-6)
+
+
+def test_released_stages_begin_where_the_schedule_is():
+  """Stage 0 and 1 are held; 1 begins after two batches, 0 after four; the rate falls to 0 by 8."""
+  config = dataclasses.replace(PLAIN, freeze=2, unfreeze=1.0, schedule="linear", momentum=0.9)
+  rate = optim.schedule(config, total=8, warmup=0)
+  tx = optim.make(config, STAGES, rate, per_epoch=2)
+  params = {name: {"kernel": jnp.zeros((2, 2))} for name in ("conv1", "layer1_0", "layer2_0", "fc")}
+  opt, moves = tx.init(params), []
+  for _ in range(6):
+    updates, opt = tx.update(jax.tree.map(jnp.ones_like, params), opt, params)
+    moves.append([float(updates[name]["kernel"][0, 0]) for name in params])
+  moves = np.array(moves)
+  assert [np.flatnonzero(moves[:, i])[0] for i in range(4)] == [4, 2, 0, 0]
+  # Its momentum is empty when a stage begins: the step of Nesterov's first update.
+  assert moves[0, 3] == pytest.approx(-1.9) and moves[2, 1] == pytest.approx(-1.9 * rate(2))
+  assert moves[4, 0] == pytest.approx(-1.9 * rate(4))
+  assert optim.phases(config, STAGES, 2) == (
+    (0, optim.frozen(STAGES, 2)), (2, optim.frozen(STAGES, 1)), (4, "")
+  )  # fmt: skip
+  with pytest.raises(ValueError, match="of python -m train.classify alone"):
+    optim.make(config, STAGES, rate)
+
+
+def test_a_plateau_lowers_the_rate():
+  config = dataclasses.replace(PLAIN, plateau=2, drop=0.5)
+  tx = optax.with_extra_args_support(optim.make(config, STAGES, lambda step: 1.0, per_epoch=2))
+  params = {"fc": {"kernel": jnp.zeros((2, 2))}}
+  opt, moves = tx.init(params), []
+  for loss in (4, 4, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1):  # epochs of two updates
+    updates, opt = tx.update(jax.tree.map(jnp.ones_like, params), opt, params, value=float(loss))
+    moves.append(float(updates["fc"]["kernel"][0, 0]))
+  assert moves[:7] == [-1.0] * 7 and moves[-1] == -0.5
+
+
+def test_the_step_tells_the_optimizer_of_the_loss():
+  net = model()
+  config = optim.Config(optimizer="sgd", lr=0.0, plateau=1, drop=0.5, schedule="constant")
+  tx = optim.make(config, STAGES, optim.schedule(config, total=9, warmup=0), per_epoch=1)
+  state = make_state(jax.device_put(variables(net)), tx)
+  step = make_train_step(net, Classify(), tx, jax.random.key(1), PREPROCESS)
+  scales = []
+  for _ in range(4):
+    state, measured = step(state, batch())
+    scales.append(float(measured["rate_scale"][0]))
+  assert scales[0] == 1 and scales[-1] < 1 and scales == sorted(scales, reverse=True)
+
+
+def test_rematerialized_blocks_keep_their_input_alone(capsys):
+  net = model()
+  tx = optim.make(PLAIN, STAGES, lambda step: 0.1)
+  start, stepped, kept = variables(net), [], []
+  image = PREPROCESS.normalize(batch()["image"])
+  for remat in (False, True):
+    state = make_state(jax.device_put(start), tx)
+    step = make_train_step(net, Classify(), tx, jax.random.key(1), PREPROCESS, remat=remat)
+    stepped.append(jax.device_get(step(state, batch())[0].variables))
+
+    def loss(params):
+      with steps._rematerialized(remat):  # noqa: B023
+        out, _ = net.apply({**start, "params": params}, image, train=True, mutable=["batch_stats"])
+      return out["logits"].sum()
+
+    print_saved_residuals(loss, start["params"])
+    kept.append(capsys.readouterr().out.count("f32[8,4,4,16]"))  # of the first block
+  for a, b in zip(*map(jax.tree.leaves, stepped)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  assert kept[0] > kept[1] == 1  # the second block's input
+
+
+def test_classes_weigh_as_told():
+  logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+  picked = {"label": jnp.array([0, 1, 1]), "real": jnp.ones(3)}
+  plain, _ = Classify().terms({"logits": logits}, picked)["loss"]
+  loss, weight = Classify(weights=(0.5, 2.0)).terms({"logits": logits}, picked)["loss"]
+  np.testing.assert_allclose(weight, [0.5, 2, 2])
+  np.testing.assert_allclose(loss, plain * jnp.array([0.5, 2, 2]), rtol=1e-6)
+  mixed = picked | {"other": jnp.array([1, 1, 0]), "share": jnp.full(3, 0.75)}
+  _, weight = Classify(weights=(0.5, 2.0)).terms({"logits": logits}, mixed)["loss"]
+  np.testing.assert_allclose(weight, [0.875, 2, 1.625])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "rmsprop"])

@@ -37,7 +37,9 @@ VIEWS = {"none": 1, "flip": 2, "five": 5, "ten": 10}
 @dataclasses.dataclass(frozen=True)
 class Config:
   model: str = option("", "Weights (variant.tag), the folder of a run, or a .safetensors file.")
-  data: str = option("", "Folder of photographs, or tfds:NAME.")
+  data: str = option(
+    "", "Folder of photographs, tar:FOLDER or records:FOLDER of shards, or tfds:NAME."
+  )
   split: str = option(
     "test", "Which photographs; all for those of every split.",
     choices=("train", "val", "test", "all"),

@@ -8,7 +8,7 @@ import warnings
 import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 COLORS = ("#2f6690", "#d98032", "#3b8a5a", "#8d5fa8", "#b9493c", "#5d6878")
 INK, SOFT, LINE = "#1c2430", "#5d6878", "#e3e7ec"
@@ -94,6 +94,20 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
   return out.getvalue()
 
 
+def rates(tried: np.ndarray, losses: np.ndarray, curve: np.ndarray, chosen: float) -> bytes:
+  """Losses over the learning rates tried, their smoothed curve and the rate to take."""
+  with _figure((5.4, 3.7)) as (figure, out):
+    axes = figure.subplots()
+    axes.plot(tried, losses, ".", color=SOFT, ms=3)
+    axes.plot(tried[: len(curve)], curve, color=COLORS[0])
+    axes.axvline(chosen, color=COLORS[1], lw=1)
+    axes.annotate(f" {chosen:.2g}", (chosen, curve.max()), color=COLORS[1], va="top")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+    axes.set_ylim(None, curve[0] + (curve[0] - curve.min()))
+    axes.grid(axis="y")
+  return out.getvalue()
+
+
 def calibration(bins: Sequence[tuple[int, float, float]]) -> bytes:
   """Accuracy over confidence of bins (count, mean confidence, accuracy), beside the diagonal."""
   filled = [(sure, right, n) for n, sure, right in bins if n]
@@ -107,6 +121,57 @@ def calibration(bins: Sequence[tuple[int, float, float]]) -> bytes:
     )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="share that is right")
   return out.getvalue()
+
+
+def precision_recall(
+  curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> bytes:
+  """Precision over recall, (recall, precision) of each class; up to six are told apart."""
+  with _figure((5.4, 4.2)) as (figure, out):
+    axes = figure.subplots()
+    axes.grid()
+    axes.set_axisbelow(True)
+    few = len(curves) <= len(COLORS)
+    for i, (name, (recall, precision)) in enumerate(curves.items()):
+      axes.step(
+        [0, *recall], [precision[0] if len(precision) else 0, *precision], where="post",
+        color=COLORS[i] if few else SOFT, lw=1.5 if few else 0.8, alpha=1 if few else 0.5,
+        label=shorten(name).replace("_", " ", name.startswith("_")),
+      )  # fmt: skip
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    if few and curves:
+      for text in axes.legend(loc="lower left", fontsize=8.5).get_texts():
+        text.set_parse_math(False)
+  return out.getvalue()
+
+
+def boxes(
+  image: np.ndarray, rows: Sequence[tuple[Sequence[float], str, str]], *, least: int = 320
+) -> np.ndarray:
+  """[h w 3] uint8 with boxes drawn over it; a small picture is enlarged to `least` pixels before.
+
+  Args:
+    rows: (x0 y0 x1 y1 in pixels of the picture, words or "", color as #rrggbb), the last on top.
+  """
+  height, width = image.shape[:2]
+  factor = max(1.0, least / max(height, width))
+  picture = Image.fromarray(image)
+  if factor > 1:
+    picture = picture.resize((round(width * factor), round(height * factor)))
+  draw = ImageDraw.Draw(picture)
+  line = max(2, round(max(picture.size) / 320))
+  font = ImageFont.load_default(max(11, round(max(picture.size) / 45)))
+  for box, words, color in rows:
+    x0, y0, x1, y1 = (factor * float(v) for v in box)
+    draw.rectangle((x0, y0, max(x1 - 1, x0), max(y1 - 1, y0)), outline=color, width=line)
+    if words:
+      left, top, right, bottom = draw.textbbox((0, 0), words, font)
+      w, h = right - left + 6, bottom - top + 5
+      x, y = min(x0, picture.width - w), y0 - h if y0 >= h else y0
+      x = max(x, 0)
+      draw.rectangle((x, y, x + w, y + h), fill=color)
+      draw.text((x + 3 - left, y + 2 - top), words, "white", font)
+  return np.asarray(picture)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

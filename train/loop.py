@@ -24,14 +24,14 @@ import numpy as np
 import optax
 
 from train import mesh as meshes
-from train import metrics, options, workdir
+from train import metrics, options, pace, workdir
 from train.checkpoint import Checkpoints, SaveError
 from train.mix import Mix
 from train.options import option
 from train.step import State, make_eval_step, make_state, make_train_step
 from train.tasks import Task
 import zoo
-from zoo import store
+from zoo import listing, store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Config:
     "resnet18", "Variant to train afresh, variant.tag to start from its weights (python -m zoo "
     "lists them), or the workdir or .safetensors of a run to start from.",
   )  # fmt: skip
-  data: str = option("", "Folder of photographs, or tfds:NAME.")
+  data: str = option(
+    "", "Folder of photographs, tar:FOLDER or records:FOLDER of shards, or tfds:NAME."
+  )
   workdir: str = option("", "Folder of the run. One that holds this run already is gone on with.")
   size: int = option(0, "Pixels of the square input; 0 for the checkpoint's.", lower_bound=0)
   batch: int = option(32, "Images of an update, over all devices.", lower_bound=1)
@@ -54,6 +56,10 @@ class Config:
   dtype: str = option(
     "float32", "Of the computation; parameters stay float32.", choices=("float32", "bfloat16")
   )
+  remat: bool = option(
+    False, "Compute blocks again for the gradient instead of keeping what is in them: less memory, "
+    "a third more work.",
+  )  # fmt: skip
   freeze_norm: bool = option(False, "Batch norms keep the checkpoint's statistics.")
   eval_every: float = option(1.0, "Epochs between evaluations on the val split.", free=True)
   save_every: int = option(
@@ -72,6 +78,14 @@ class Config:
   skip: int = option(
     0, "So many updates in a row may be left out because their loss or gradient is not finite.",
     lower_bound=0, free=True,
+  )  # fmt: skip
+  profile: str = option(
+    "", "Updates to trace, such as 20-25; TensorBoard and xprof show what is left in profile/.",
+    free=True,
+  )  # fmt: skip
+  peak: float = option(
+    0.0, "TFLOP/s that one device can do in --dtype, to say how much of it the model uses; 0 for "
+    "those of a large matrix product, measured at the end.", lower_bound=0.0, free=True,
   )  # fmt: skip
   max_bad: float = option(
     0.05, "Share of images that may be unreadable; they are skipped and listed.",
@@ -99,6 +113,13 @@ class Job:
   keys: Mapping[str, Sequence[str]]  # names of the images of each split
   skipped: Sequence[str] = ()  # a sentence for each image left out
   flags: tuple[Any, ...] = ()  # all dataclasses of flags, for run.json
+  # (split, rows, predictions) -> what an evaluation measures on the host beside the task's terms
+  score: Callable[[str, np.ndarray, Mapping], Mapping[str, float]] | None = None
+  phases: tuple[tuple[int, str], ...] = ()  # (updates done, `frozen` from then on), in order
+
+  def held(self, done: int) -> str:
+    """Regular expression of the modules that are held in the update after `done` others."""
+    return next((f for since, f in reversed(self.phases) if since <= done), self.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +155,16 @@ def run(config: Config, job: Job) -> Outcome:
   if config.batch % mesh.size:
     raise ValueError(f"--batch={config.batch} cannot be split over {mesh.size} devices")
   total, per_epoch, held_out = job.total, job.per_epoch, _held_out(job)
+  traced = pace.updates(config.profile, total)
   start_of_run = time.perf_counter()
   record = _describe(config, job)
   seconds = dict.fromkeys(("start", "input", "compile", "train", "evaluate", "save"), 0.0)
-  train_step = make_train_step(
-    job.model, job.task, job.tx, jax.random.key(config.seed), job.record.preprocess,
-    frozen=job.frozen, skip=bool(config.skip), ema=config.ema, mix=job.mix,
-    shardings=(meshes.shardings(mesh, _like(config, job)), meshes.replicated(mesh)),
+  make_step = partial(
+    make_train_step, job.model, job.task, job.tx, jax.random.key(config.seed),
+    job.record.preprocess, skip=bool(config.skip), ema=config.ema, mix=job.mix, remat=config.remat,
+    shardings=(meshes.shardings(mesh, like(config, job)), meshes.replicated(mesh)),
   )  # fmt: skip
+  held = train_step = None
   evaluate = Evaluator(job, mesh, seconds)
   with contextlib.ExitStack() as stack:
     if first := jax.process_index() == 0:  # of several processes, one writes
@@ -159,8 +182,9 @@ def run(config: Config, job: Job) -> Outcome:
     watch = Watch(folder, config.skip)
     progress = stack.enter_context(contextlib.closing(metrics.Progress(
       log, job.rate, start=start, total=total, batch=config.batch, every=config.log_every,
-      watch=watch, shown=first,
+      watch=watch, shown=first, warn=partial(pace.input_bound, config.threads),
     )))  # fmt: skip
+    tracing = stack.enter_context(pace.Trace(folder / "profile", traced))
     eval_every = max(1, round(config.eval_every * per_epoch))
     save_every = config.save_every or eval_every
     patience = config.patience * eval_every or total
@@ -168,15 +192,23 @@ def run(config: Config, job: Job) -> Outcome:
       total = start
     batches = job.train_batches(start) if start < total else iter(())
     for step in range(start + 1, total + 1):
+      tracing.before(step)
+      if compiles := held != job.held(step - 1):
+        progress.drain()
+        held = job.held(step - 1)
+        train_step = make_step(frozen=held)
       with spent(seconds, "input"):
+        asked = time.perf_counter()
         batch = _arrays(next(batches))
+        progress.waited(time.perf_counter() - asked)
         watch.keep(step, batch)
         batch = meshes.put_batch(batch, mesh)
-      with spent(seconds, "train" if step > start + 1 else "compile"):
+      with spent(seconds, "compile" if compiles else "train"):
         state, measured = train_step(state, batch)
         progress.ran(step, measured)
-      if step == start + 1:
+      if compiles:
         progress.restart_clock()
+      tracing.after(step, measured)
       last = step == total
       if evaluates := last or step % eval_every == 0:
         progress.drain()
@@ -207,6 +239,13 @@ def run(config: Config, job: Job) -> Outcome:
     with spent(seconds, "save"):
       checkpoints.wait()
     outcome = evaluate(held_out, best.variables(mesh))
+    if first and progress.speed and job.task.inputs == ("image",):
+      used, sentence = pace.utilisation(
+        _multiply_adds(job), progress.speed, devices=mesh.size, dtype=config.dtype,
+        peak=config.peak, partly=bool(job.held(total)),
+      )  # fmt: skip
+      record["utilisation"] = used
+      say(sentence)
     if outcome.split == "test":
       log.write(int(state.step), "test", outcome.measured)
   seconds["all"] = time.perf_counter() - start_of_run
@@ -223,7 +262,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _like(config: Config, job: Job) -> State:
+def like(config: Config, job: Job) -> State:
   """The state in ShapeDtypeStructs."""
   preprocess = job.record.preprocess
   variables = zoo.shapes(job.model, size=preprocess.size, channels=job.record.in_channels)
@@ -232,14 +271,20 @@ def _like(config: Config, job: Job) -> State:
 
 def _begin(config: Config, job: Job, checkpoints: Checkpoints, mesh) -> State:
   """The state that the run goes on from: of the workdir, else of the weights, else fresh."""
-  size, channels = job.record.preprocess.size, job.record.in_channels
-  shardings = meshes.shardings(mesh, like := _like(config, job))
+  wanted = like(config, job)
   state = checkpoints.restore(jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like, shardings
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), wanted,
+    meshes.shardings(mesh, wanted),
   ))  # fmt: skip
   if state is not None:
     say(f"going on with {config.workdir} at step {int(state.step)}")
     return state
+  return begin(config, job, mesh)
+
+
+def begin(config: Config, job: Job, mesh) -> State:
+  """The state before the first update: of the weights, else fresh."""
+  size, channels = job.record.preprocess.size, job.record.in_channels
   if job.weights:
     say(f"starting from {config.model}")
     variables = job.weights()
@@ -250,7 +295,13 @@ def _begin(config: Config, job: Job, checkpoints: Checkpoints, mesh) -> State:
     variables = zoo.init(job.model, key, size=size, channels=channels)
   variables = jax.device_get(variables)  # which every process has alike
   start = partial(make_state, tx=job.tx, ema=bool(config.ema))
-  return jax.jit(start, out_shardings=shardings)(variables)
+  return jax.jit(start, out_shardings=meshes.shardings(mesh, like(config, job)))(variables)
+
+
+def _multiply_adds(job: Job) -> int:
+  """Of the model, for one image."""
+  size, channels = job.record.preprocess.size, job.record.in_channels
+  return listing.measure(job.model, size, channels)[1]
 
 
 @contextlib.contextmanager
@@ -359,7 +410,11 @@ class Evaluator:
       raise ValueError(f"the {split} split has no images")
     predictions, asked = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
     target = asked[self._job.task.target]
-    return Outcome(split, meter.means(), asked["index"], target, predictions)
+    measured = meter.means()
+    if self._job.score:
+      with spent(self._seconds, "evaluate"):
+        measured |= self._job.score(split, asked["index"], predictions)
+    return Outcome(split, measured, asked["index"], target, predictions)
 
 
 def _fetch(meter: metrics.Meter, measured, predictions, asked):

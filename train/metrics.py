@@ -10,6 +10,7 @@ import time
 import jax
 from tqdm import tqdm
 
+SLOW = 0.2  # share of the time that may go to waiting for the input before that is said
 COLUMNS = ("step", "epoch", "split", "name", "value")
 
 
@@ -108,12 +109,14 @@ class Progress:
   def __init__(
     self, log: Log, rate: Callable[[int], jax.Array], *, start: int, total: int, batch: int,
     every: int, watch: Callable[[int, Mapping], None] = lambda step, measured: None,
-    shown: bool = True,
+    shown: bool = True, warn: Callable[[float, float], None] = lambda waited, spent: None,
   ):  # fmt: skip
     self._log, self._rate, self._batch, self._every = log, rate, batch, every
     self._pending, self._total, self._watch, self._shown = None, total, watch, shown
     self._window, self._since_said = Meter(), Meter()
     self._images, self._started, self._seconds = 0, time.perf_counter(), log.seconds
+    self._warn, self._waited, self._blocked = warn, 0.0, 0.0
+    self._settled = None  # (images, seconds) after the first row, which has what starts slowly
     self._bar = tqdm(
       total=total * batch, initial=start * batch, unit=" images", file=sys.stdout,
       disable=None if shown else True, dynamic_ncols=True, leave=False,
@@ -125,6 +128,16 @@ class Progress:
     if before:
       self._arrived(*before)
 
+  def waited(self, seconds: float) -> None:
+    """So long the next batch was waited for."""
+    self._waited += seconds
+
+  @property
+  def speed(self) -> float:
+    """Images a second of this process's training; 0 before the second row."""
+    images, seconds = self._settled or (0, 0.0)
+    return images / seconds if seconds else 0.0
+
   def drain(self) -> None:
     """Waits for the measures of the last step and writes the row that they end."""
     if self._pending:
@@ -135,7 +148,7 @@ class Progress:
 
   def restart_clock(self) -> None:
     """Leaves what happened since the last step (compiling, evaluating) out of images/s."""
-    self._started = time.perf_counter()
+    self._started, self._waited, self._blocked = time.perf_counter(), 0.0, 0.0
 
   def say(self, step: int, evaluated: Mapping[str, Mapping[str, float]]) -> None:
     """One line for people: the means since the last line, and those of evaluations by name."""
@@ -150,7 +163,9 @@ class Progress:
     self._bar.close()
 
   def _arrived(self, step: int, measured) -> None:
+    asked = time.perf_counter()
     measured = jax.device_get(measured)
+    self._blocked += time.perf_counter() - asked
     self._watch(step, measured)
     self._window.add(measured)
     self._since_said.add(measured)
@@ -166,14 +181,26 @@ class Progress:
     now = time.perf_counter()
     spent = max(now - self._started, 1e-9)
     self._seconds += spent
+    updates = self._images / self._batch
     self._log.write(
       step, "train",
       self._window.means() | {
         "lr": float(self._rate(step - 1)), "images_per_second": self._images / spent,
+        "input_seconds": self._waited / updates,
+        "compute_seconds": max(spent - self._waited, 0.0) / updates,
         "seconds": self._seconds,
       },
     )  # fmt: skip
+    if self._settled:
+      images, seconds = self._settled
+      self._settled = images + self._images, seconds + spent
+      # Where the device is the slower one, its last update is waited for after the batch.
+      if self._warn and self._waited > max(self._blocked, SLOW * spent):
+        self._warn(self._waited, spent)
+        self._warn = None
+    self._settled = self._settled or (0, 0.0)
     self._window, self._images, self._started = Meter(), 0, now
+    self._waited = self._blocked = 0.0
 
 
 def show(means: Mapping[str, float]) -> str:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import math
 import re
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from train.options import option
 
@@ -38,12 +40,23 @@ class Config:
     ("0.333", "0.667", "0.889"), "Shares of the run, rising, at which a step schedule drops."
   )
   drop: float = option(
-    0.1, "What each step multiplies the rate by, or the whole exponential.", lower_bound=0.0
-  )
+    0.1, "What each step or plateau multiplies the rate by, or the whole exponential.",
+    lower_bound=0.0,
+  )  # fmt: skip
+  plateau: int = option(
+    0, "Multiply the rate by --drop after so many epochs whose mean training loss was no better "
+    "than the best; 0 for never.",
+    lower_bound=0,
+  )  # fmt: skip
   warmup: float = option(0.5, "Epochs of linear warm-up.", lower_bound=0.0)
   freeze: int = option(
     0, "Hold this many stages, from the input, as they were loaded (see the family's STAGES).",
     lower_bound=0,
+  )  # fmt: skip
+  unfreeze: float = option(
+    0.0, "Epochs after which the last stage that --freeze holds learns too, and then one more each "
+    "so many; 0 for never.",
+    lower_bound=0.0,
   )  # fmt: skip
   layer_decay: float = option(
     1.0, "Each stage learns at this share of the rate of the one after it, up to the body's last.",
@@ -98,23 +111,54 @@ def frozen(stages: Sequence[str], count: int) -> str:
   return "|".join(f"(?:{stage})" for stage in stages[:count])
 
 
-def make(config: Config, stages: Sequence[str], rate: Callable) -> optax.GradientTransformation:
+def phases(config: Config, stages: Sequence[str], per_epoch: int) -> tuple[tuple[int, str], ...]:
+  """(batches seen, modules held from then on as `frozen` says it) of a run, in order."""
+  found = [(0, frozen(stages, config.freeze))]
+  if config.unfreeze:
+    found += [
+      (_release(config, count, per_epoch), frozen(stages, count))
+      for count in reversed(range(config.freeze))
+    ]
+  return tuple(found)
+
+
+def _release(config: Config, stage: int, per_epoch: int) -> int:
+  """After how many batches a stage that --freeze holds begins to learn; a whole update's."""
+  batches = (config.freeze - stage) * config.unfreeze * per_epoch
+  return math.ceil(max(batches, config.freeze - stage) / config.accumulate) * config.accumulate
+
+
+def make(
+  config: Config, stages: Sequence[str], rate: Callable, *, per_epoch: int | None = None
+) -> optax.GradientTransformation:
   """The optimizer of all parameters; frozen ones have no state and are never changed.
+
+  Stages that are released later (--unfreeze) have a state from the start, which stays as it is
+  until then.
 
   Args:
     stages: regular expressions of top-level modules; the last is the head.
     rate: learning rate as a function of the batch's number.
+    per_epoch: batches; None where the script knows nothing of what is told in epochs here.
   """
   frozen(stages, config.freeze)
+  if per_epoch is None and (config.unfreeze or config.plateau):
+    raise ValueError("--unfreeze and --plateau are of python -m train.classify alone")
   last = len(stages) - 1
   factor = [config.layer_decay ** (last - 1 - i) for i in range(last)] + [config.head_lr]
 
   def group(path, _):
     stage = next(i for i, pattern in enumerate(stages) if re.fullmatch(pattern, path[0].key))
-    return "frozen" if stage < config.freeze else f"{factor[stage]:g}"
+    if stage >= config.freeze:
+      return f"{factor[stage]:g}"
+    return f"stage {stage}" if config.unfreeze else "frozen"
 
   groups = {f"{f:g}": _one(config, _scaled(rate, f, config.accumulate)) for f in factor}
   groups["frozen"] = optax.stateless(_nothing)
+  for stage in range(config.freeze if config.unfreeze else 0):
+    start = _release(config, stage, per_epoch)
+    own = _one(config, _scaled(rate, factor[stage], config.accumulate, start))
+    groups[f"stage {stage}"] = _from(start // config.accumulate, own)
   tx = optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(group, params))
   if config.clip:  # of what is learned
     held = lambda params: jax.tree_util.tree_map_with_path(
@@ -124,12 +168,21 @@ def make(config: Config, stages: Sequence[str], rate: Callable) -> optax.Gradien
     tx = optax.chain(unheld, optax.clip_by_global_norm(config.clip), tx)
   if config.accumulate > 1:
     tx = optax.MultiSteps(tx, config.accumulate).gradient_transformation()
+  if config.plateau:
+    tx = optax.chain(tx, optax.contrib.reduce_on_plateau(
+      config.drop, config.plateau, accumulation_size=per_epoch
+    ))  # fmt: skip
   return tx
 
 
-def _scaled(rate: Callable, factor: float, every: int) -> Callable:
-  """Of the update's number, which counts only every so many batches."""
-  return lambda update: factor * rate(update * every)
+def _scaled(rate: Callable, factor: float, every: int, start: int = 0) -> Callable:
+  """Of the update's number, which counts only every so many batches, the first of them `start`."""
+  return lambda update: factor * rate(update * every + start)
+
+
+def _from(update: int, own: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`own` from the update of that number on; before it nothing moves, its state neither."""
+  return optax.conditionally_mask(own, lambda step: step >= update)
 
 
 def _one(config: Config, rate: Callable) -> optax.GradientTransformation:

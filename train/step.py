@@ -1,5 +1,6 @@
 """The one train step and the one evaluation step; every task uses these."""
 
+import contextlib
 import dataclasses
 import re
 from typing import Any
@@ -9,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from train.mix import Mix
 from train.tasks import Batch, Task
@@ -47,6 +49,7 @@ def make_train_step(
   skip: bool = False,
   ema: float = 0.0,
   mix: Mix = Mix(),  # noqa: B008 (frozen)
+  remat: bool = False,
   shardings=None,
 ):
   """Returns jitted (state, batch) -> (state, {name: (sum, weight)}); `state` is donated.
@@ -54,13 +57,15 @@ def make_train_step(
   Args:
     key: of the noise; each step folds its number in, so a resumed run draws the same.
     preprocess: how uint8 pixels become the network's input; applied on the device.
-    frozen: regular expression of top-level modules that run as in evaluation. That their
-      parameters stay is the business of `tx`; XLA then drops their gradients as unused.
+    frozen: regular expression of top-level modules that run as in evaluation and have gradients of
+      zero, which XLA does not compute. That weight decay leaves them alone is the business of `tx`.
     skip: an update whose loss or gradient is not finite leaves all but the step's number as it was;
       `measured` then counts nothing but {"skipped": (1, 1)}.
     ema: how much of the averages an update keeps; less at first, (1 + t) / (10 + t) after update t.
       The state must have been made with averages.
     mix: of pictures, with the same noise.
+    remat: of each block (a top-level module with a `train` argument) only the input is kept for the
+      gradient, and the rest computed again: less memory for a third more work.
     shardings: (of the new state, of what was measured); None leaves them to XLA.
   """
 
@@ -71,7 +76,7 @@ def make_train_step(
       inputs[0], batch = mix(jax.random.fold_in(noise, 1), inputs[0], batch)
 
     def loss(params):
-      with nn.intercept_methods(_as_in_evaluation(frozen)):
+      with nn.intercept_methods(_as_in_evaluation(frozen)), _rematerialized(remat):
         out, stats = model.apply(
           {"params": params, **state.stats}, *inputs,
           train=True, rngs={"dropout": noise}, mutable=list(state.stats),
@@ -80,8 +85,16 @@ def make_train_step(
       total, weight = measured["loss"]
       return total / jnp.maximum(weight, 1), (stats, measured)
 
-    grads, (stats, measured) = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt = tx.update(grads, state.opt, state.params)
+    (value, (stats, measured)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    grads = {
+      name: jax.tree.map(jnp.zeros_like, tree) if re.fullmatch(frozen, name) else tree
+      for name, tree in grads.items()
+    }
+    updates, opt = optax.with_extra_args_support(tx).update(
+      grads, state.opt, state.params, value=value
+    )
+    if plateau := _plateau(opt):
+      measured |= {"rate_scale": (plateau.scale, jnp.ones(()))}
     params = optax.apply_updates(state.params, updates)
     new = State(state.step + 1, params, stats, opt, state.ema)
     if ema:
@@ -133,6 +146,13 @@ def _unless_broken(old: State, new: State, measured, norm):
   return kept, counted | {"skipped": (1.0 - good, jnp.ones(()))}
 
 
+def _plateau(opt) -> optax.contrib.ReduceLROnPlateauState | None:
+  """What the optimizer knows of a plateau of the loss, if it looks for one."""
+  kind = optax.contrib.ReduceLROnPlateauState
+  found = jax.tree.leaves(opt, is_leaf=lambda part: isinstance(part, kind))
+  return next((part for part in found if isinstance(part, kind)), None)
+
+
 def _inputs(task: Task, batch: Batch, preprocess: Preprocess):
   return [preprocess.normalize(batch[k]) if k == "image" else batch[k] for k in task.inputs]
 
@@ -154,3 +174,27 @@ def _as_in_evaluation(frozen: str):
     return call(*args, **kwargs)
 
   return intercept
+
+
+@contextlib.contextmanager
+def _rematerialized(on: bool):
+  """Blocks that are called within keep their input alone for the gradient, if `on`."""
+  inside = []
+
+  def intercept(call, args, kwargs, context):
+    module = context.module
+    block = context.method_name == "__call__" and len(module.path) == 1 and "train" in kwargs
+    if inside or not block:
+      return call(*args, **kwargs)
+
+    def again(block, *args):
+      inside.append(block)
+      try:
+        return type(block).__call__(block, *args, **kwargs)
+      finally:
+        inside.pop()
+
+    return nn.remat(again)(module, *args)
+
+  with nn.intercept_methods(intercept) if on else contextlib.nullcontext():
+    yield

@@ -18,9 +18,16 @@ def locked(workdir: Path) -> Iterator[None]:
 
   Raises:
     ValueError: another process trains there.
+    OSError: the folder cannot be written; a sentence.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / ".lock", "a+") as file:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / ".lock", "a+")
+  except OSError as error:
+    raise OSError(
+      f"cannot write in --workdir={workdir}: {error.strerror}; mend that or name another folder"
+    ) from error
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

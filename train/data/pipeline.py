@@ -50,6 +50,7 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
   repeat: int = 1,
+  balance: bool = False,
   augment: Augment | None = Augment(),  # noqa: B008 (frozen)
 ) -> Iterator[Batch]:
   """Batches of step `start_step`, `start_step` + 1, ... without end.
@@ -60,6 +61,8 @@ def train_batches(
     batch: images in all processes together.
     size: pixels of the network's square input.
     process_index, process_count: this process takes every `process_count`-th row of each batch.
+    balance: each picture is of a class drawn from all alike, and drawn from that class; an epoch
+      then has as many as it would have, but not each once.
     repeat: views of each picture, one after the other; an epoch then shows fewer pictures.
     augment: None shows the middle square of each picture.
 
@@ -77,6 +80,11 @@ def train_batches(
   if repeat > 1:
     data = grain.MapDataset.mix([data] * repeat)
   data = data.slice(slice(0, steps * batch)).repeat()
+  if balance:
+    labels = np.asarray(source.labels)
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    data = data.map_with_index(partial(_balanced, groups, _grain_seed(seed), repeat))
   data = data.random_map(partial(_train_row, source, size, augment))
   data = data.slice(slice(process_index, None, process_count)).batch(rows, drop_remainder=True)
   return _iterate(grain, data.slice(slice(start_step, None)), threads)
@@ -144,6 +152,12 @@ def _iterate(grain, data, threads: int) -> Iterator[Batch]:
     yield from iterator
   finally:
     iterator.close()
+
+
+def _balanced(groups: list[np.ndarray], seed: int, repeat: int, index: int, _) -> int:
+  """A row for the place `index` of all epochs together."""
+  rng = np.random.default_rng((seed, index // repeat))
+  return int(rng.choice(groups[rng.integers(len(groups))]))
 
 
 def _train_row(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -19,6 +20,10 @@ class Source(Protocol):
   @property
   def keys(self) -> Sequence[str]:
     """A name for each row, such as its path below the data set's folder; for people to read."""
+
+  @property
+  def labels(self) -> np.ndarray:
+    """[n] int32, of each row."""
 
   def __len__(self) -> int: ...
 
@@ -68,6 +73,10 @@ class TfdsSource:
   @property
   def keys(self) -> Numbered:
     return Numbered(self.split, len(self.rows))
+
+  @cached_property
+  def labels(self) -> np.ndarray:  # [n] int32; for which all must be read once
+    return np.array([row[self.label] for row in self.rows], np.int32)
 
   def __len__(self) -> int:
     return len(self.rows)

@@ -16,6 +16,7 @@ class Classify:
 
   loss: str = "softmax"  # or "sigmoid", each class for itself (arXiv:2006.07159)
   smoothing: float = 0.0  # label smoothing (arXiv:1512.00567): this share goes to all classes alike
+  weights: tuple[float, ...] = ()  # of the classes, in the loss and its mean; () for all alike
   inputs: tuple[str, ...] = ("image",)
   target: str = "label"
 
@@ -25,6 +26,7 @@ class Classify:
     if "other" in batch:  # see train.mix
       share = batch["share"][:, None]
       wanted = share * wanted + (1 - share) * jax.nn.one_hot(batch["other"], logits.shape[-1])
+    weight = jnp.sum(wanted * jnp.array(self.weights), -1) if self.weights else 1.0
     wanted = optax.smooth_labels(wanted, self.smoothing)
     # The label's rank: how many logits are larger, or equal and earlier (as argmax breaks ties).
     own = jnp.take_along_axis(logits, label[:, None], -1)
@@ -37,7 +39,7 @@ class Classify:
     else:
       loss = optax.softmax_cross_entropy(logits, wanted)
     return {
-      "loss": (loss, one),
+      "loss": (loss * weight, one * weight),
       "top1": ((rank < 1).astype(jnp.float32), one),
       "top5": ((rank < 5).astype(jnp.float32), one),
     }
