@@ -259,7 +259,7 @@ def test_a_published_body_is_planted_or_refused(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, *same)
   del known["params"]["layer2_0"]
   with pytest.raises(
-    ValueError, match="another network than this one's backbone: 5 of .* layer2_0"
+    ValueError, match="another network than this one's backbone: 9 of .* layer2_0"
   ):
     backbones.planted(fresh, "resnet18.any", "backbone")
 

@@ -4,8 +4,8 @@
   python -m train.read --model=crnn --data=FOLDER --workdir=runs/mine
 
 FOLDER holds train/, val/ and test/ with pictures and a gt.txt each: a line FILE<tab>TEXT for every
-picture. Of rendered lines, val and test are in fonts that training never sees. The same command
-goes on with a run that was stopped.
+picture; or an LMDB database each (train/data/lmdb_lines.py). Of rendered lines, val and test are in
+fonts that training never sees. The same command goes on with a run that was stopped.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from train import loop, optim, options, startup
-from train.data import lines
+from train.data import lines, lmdb_lines
 from train.metrics import show
 from train.mix import Mix
 from train.options import option
@@ -131,11 +131,14 @@ def weights(config: loop.Config, fields, same: bool, pixels: zoo.Line) -> dict:
 
 
 def folders(config: loop.Config, classes) -> dict[str, lines.Lines]:
+  """The splits; each a database where there is one, else pictures beside a gt.txt."""
   root = Path(config.data)
   if not root.is_dir():
     raise FileNotFoundError(f"no folder {root}; --data=rendered needs none")
   return {
-    name: lines.folder(root / name, classes)
+    name: (lmdb_lines.load if (root / name / lmdb_lines.FILE).exists() else lines.folder)(
+      root / name, classes
+    )
     for name in ("train", "val", "test")
     if name == "train" or (root / name).is_dir()
   }
