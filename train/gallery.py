@@ -67,9 +67,9 @@ def framed(image: np.ndarray, box: np.ndarray, color=(255, 255, 255)) -> np.ndar
 
 
 def _detail(values: np.ndarray) -> np.ndarray:
-  """Signed [h w c] -> [h w 3] uint8 around grey; the strongest of a thousand values are clipped."""
+  """Signed [h w c] -> [h w 3] uint8 around grey; the strongest of 200 values are clipped."""
   values = values if values.shape[-1] == 3 else values.mean(-1, keepdims=True).repeat(3, -1)
-  peak = max(float(np.quantile(np.abs(values), 0.999)), 1e-12)
+  peak = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
   return np.rint(127.5 + 127.5 * np.clip(values / peak, -1, 1)).astype(np.uint8)
 
 

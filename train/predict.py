@@ -8,7 +8,8 @@ Prints the most probable classes of each photograph; photographs in folders are 
 --out writes a folder: answers.csv (path, rank, class, prob), index.html to look at, and PNGs of
 what the network saw and of where it looked. boxes.csv has the box that a map of places draws around
 what it explains, in pixels of what the network saw. What cannot be read is named at the end, and
-makes the exit status 1; the other photographs are answered all the same.
+makes the exit status 1; the other photographs are answered all the same. Runs of train.label and
+train.bags answer in answers.csv what they were asked: labels, numbers, places (see train.answer).
 """
 
 from collections import deque
@@ -99,7 +100,7 @@ def predict(
     (probs, index), drawn = jax.device_get(step(variables, padded))
     for i, path in enumerate(some):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
-      own = {name: found[i] for name, found in drawn.items()}
+      own = {name: drawn[name][i] for name in methods}  # jit sorts names
       yield Answer(path, named, seen[i], own, target or named[0][0])
 
 
@@ -249,6 +250,10 @@ def main(argv: Sequence[str], config: Config) -> int:
     raise ValueError(
       "name a model and photographs: python -m train.predict --model=resnet18.tv1 photo.jpg folder/"
     )
+  if config.model not in catalog.VARIANTS and zoo.record(config.model).outputs:
+    from train import answer  # late: it knows this module
+
+    return answer.main(argv, config)
   startup.cache_compilations()
   paths = find(argv[1:], failed)
   answered = 0
