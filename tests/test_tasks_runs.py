@@ -1,14 +1,16 @@
 """train.label and train.bags from a listing to the scores, one short run for each task."""
 
+import csv
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from tests import answers, runs
-from train import bags, label, loop, optim, options
+from train import bags, label, loop, optim, options, predict
 import zoo
 from zoo import store
 
@@ -103,3 +105,41 @@ def test_bounds_of_one_or_of_each():
   own = label.Config(low=("0",), high=("1", "2"))
   assert label.bounds(own, 2) == ([0.0, 0.0], [1.0, 2.0])
   assert options.as_dict(own)["low"] == ("0",)
+
+
+def test_new_pictures_are_answered(done, tmp_path, capsys):
+  """By the command, as the run had answered them at its end."""
+  task, folder, plan, _ = done
+  with np.load(folder / "predictions.npz") as arrays:
+    saved = dict(arrays)
+  rows = plan.data.splits[str(saved["split"])]
+  index = rows.keys.index(str(saved["keys"][0]))
+  paths = rows.paths[index]
+  if task == "bags":
+    bag = tmp_path / "bag"
+    bag.mkdir()
+    for path in paths:
+      shutil.copy(path, bag)
+    paths = [bag]
+  config = predict.Config(model=str(folder), out=str(tmp_path / "out"))
+  assert predict.main(["predict", str(paths[0]), str(tmp_path / "gone.jpg")], config) == 1
+  assert "gone.jpg" in capsys.readouterr().err
+  with open(tmp_path / "out/answers.csv", newline="") as file:
+    (row,) = csv.DictReader(file)
+  names = plan.data.classes
+  if task == "regress":
+    got, want = [float(row[name]) for name in names], saved["value"][0]
+  else:
+    got, want = [float(row[f"prob of {name}"]) for name in names], saved["probs"][0]
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+  if task == "localize":
+    shares = [float(row[name]) / answers.SIDE for name in ("x0", "y0", "x1", "y1")]
+    np.testing.assert_allclose(shares, (saved["box"][0] / SIZE).clip(0, 1), atol=0.01)
+  if task == "multilabel":
+    least = zoo.record(folder).outputs["thresholds"]
+    assert row["labels"] == "|".join(n for n, p, t in zip(names, got, least) if p >= t)
+  if task == "bags":
+    with open(tmp_path / "out/instances.csv", newline="") as file:
+      each = list(csv.DictReader(file))
+    assert len(each) == len(rows.paths[index])
+    assert sum(float(one["share"]) for one in each) == pytest.approx(1, abs=1e-4)

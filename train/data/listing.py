@@ -327,7 +327,7 @@ def _readable(table: Table, rows: Rows, max_bad: float):
 def _sized(table: Table, rows: Rows, where: Sequence[str]) -> Rows:
   """With "size" [n 2], height and width, among the targets; boxes must lie within."""
   with ThreadPoolExecutor(READERS) as pool:
-    sizes = np.array(list(pool.map(_size, [path for (path,) in rows.paths])), np.int32)
+    sizes = np.array(list(pool.map(upright_size, [path for (path,) in rows.paths])), np.int32)
   for box, (height, width), at in zip(rows.targets["box"], sizes, where):
     if box[2] > width or box[3] > height:
       said = ", ".join(f"{v:g}" for v in box)
@@ -335,7 +335,7 @@ def _sized(table: Table, rows: Rows, where: Sequence[str]) -> Rows:
   return dataclasses.replace(rows, targets={**rows.targets, "size": sizes})
 
 
-def _size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path) -> tuple[int, int]:
   """(height, width) of a picture held upright."""
   with Image.open(path) as image:
     size = (image.height, image.width)
