@@ -1,24 +1,37 @@
-"""Images a second and core of the training input, beside the usual one: python -m bench.input
+"""Images a second and core of the training input, beside the usual ones: python -m bench.input
 
-Both read the same JPEG files and give the same batches of uint8 random resized crops with flips,
-through Grain without threads; "pillow" decodes and resizes (antialiased bilinear) with Pillow as
-torchvision's transforms do. Seconds are of the processor, so other programs disturb little; the
-two take turns, and the best of the rounds counts.
+All read the same JPEG files, one after the other in one process, and give batches of random resized
+crops with flips:
+
+  flaxzoo      as train.classify does: uint8
+  pillow       our pipeline, with Pillow's decoding and resizing in place of ours: uint8
+  torch v1     torch's DataLoader over torchvision's transforms of Pillow's pictures, float32 as the
+               usual recipe has them
+  torch v2     the same with transforms.v2, uint8
+  tf.data      decode_and_crop_jpeg and a bilinear resize without antialiasing, uint8
+
+The last three run where torch, torchvision and tensorflow are installed. Seconds are of the
+processor, so other programs disturb little; all take turns, and the best of the rounds counts.
 """
 
 import argparse
-from functools import partial
+from collections.abc import Callable, Iterator
+import cProfile
 import io
 import itertools
 from pathlib import Path
+import pstats
 import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
 from train.data import pipeline, transforms
 from train.data.sources import FolderSource
+
+BATCH = 32
 
 
 def photographs(folder: Path, count: int, height: int, width: int) -> FolderSource:
@@ -34,6 +47,10 @@ def photographs(folder: Path, count: int, height: int, width: int) -> FolderSour
   return FolderSource(folder, keys, np.zeros(count, np.int32))
 
 
+def ours(source: FolderSource, size: int) -> Iterator:
+  return pipeline.train_batches(source, batch=BATCH, size=size, seed=0, threads=0)
+
+
 def pillow_view(data, rng, size, augment):
   image = Image.open(io.BytesIO(data)).convert("RGB")
   top, left, height, width = transforms.crop_box(rng, image.height, image.width, augment)
@@ -44,15 +61,88 @@ def pillow_view(data, rng, size, augment):
   return np.asarray(image)
 
 
-def rate(source, view, size: int, batches: int) -> float:
+def torch_v1(source: FolderSource, size: int) -> Iterator:
+  from torchvision import transforms as v1
+
+  return _torch(source, v1.Compose([
+    v1.RandomResizedCrop(size), v1.RandomHorizontalFlip(), v1.ToTensor(),
+    v1.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  ]))  # fmt: skip
+
+
+def torch_v2(source: FolderSource, size: int) -> Iterator:
+  from torchvision.transforms import v2
+
+  return _torch(source, v2.Compose([
+    v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor(),
+  ]))  # fmt: skip
+
+
+def _torch(source: FolderSource, view: Callable) -> Iterator:
+  import torch
+
+  torch.set_num_threads(1)
+
+  class Pictures(torch.utils.data.Dataset):
+    def __len__(self):
+      return len(source)
+
+    def __getitem__(self, index):
+      with Image.open(source.root / source.keys[index]) as image:
+        return view(image.convert("RGB")), int(source.labels[index])
+
+  while True:
+    yield from torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True, drop_last=True)
+
+
+def tf_data(source: FolderSource, size: int) -> Iterator:
+  import tensorflow as tf
+
+  def view(path, label):
+    data = tf.io.read_file(path)
+    begin, extent, _ = tf.image.sample_distorted_bounding_box(
+      tf.image.extract_jpeg_shape(data), tf.zeros((1, 0, 4)), area_range=(0.08, 1.0),
+      aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True,
+    )  # fmt: skip
+    box = tf.concat([begin[:2], extent[:2]], 0)
+    image = tf.image.resize(tf.image.decode_and_crop_jpeg(data, box, channels=3), (size, size))
+    return tf.cast(tf.image.random_flip_left_right(image), tf.uint8), label
+
+  paths = [str(source.root / key) for key in source.keys]
+  data = tf.data.Dataset.from_tensor_slices((paths, source.labels)).shuffle(len(source)).repeat()
+  one = tf.data.Options()
+  one.threading.private_threadpool_size = 1
+  return iter(data.map(view).batch(BATCH, drop_remainder=True).with_options(one))
+
+
+COMPETITORS = {
+  "flaxzoo": ours, "pillow": ours, "torch v1": torch_v1, "torch v2": torch_v2, "tf.data": tf_data
+}  # fmt: skip
+
+
+def rate(name: str, batches: Iterator, count: int) -> float:
   """Images a second of processor time."""
-  transforms.train_view = view
+  view = pillow_view if name == "pillow" else transforms.train_view
   start = time.process_time()
-  for _ in itertools.islice(
-    pipeline.train_batches(source, batch=32, size=size, seed=0, threads=0), batches
-  ):
-    pass
-  return 32 * batches / (time.process_time() - start)
+  with mock.patch.object(transforms, "train_view", view):
+    for _ in itertools.islice(batches, count):
+      pass
+  return BATCH * count / (time.process_time() - start)
+
+
+def importable(name: str) -> bool:
+  """Whether what a competitor is made of is here."""
+  try:
+    if name.startswith("torch"):
+      from convert.commands.originals import import_torchvision
+
+      import_torchvision()
+    elif name == "tf.data":
+      import tensorflow  # noqa: F401
+  except (ImportError, RuntimeError, OSError, ValueError) as error:
+    print(f"{name}: left out, {str(error).splitlines()[0]}")
+    return False
+  return True
 
 
 def main() -> None:
@@ -62,20 +152,27 @@ def main() -> None:
   parser.add_argument("--width", type=int, default=500)
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--rounds", type=int, default=4)
+  parser.add_argument("--profile", action="store_true", help="where our seconds go")
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     source = photographs(Path(folder), options.count, options.height, options.width)
-    views = {"flaxzoo": transforms.train_view, "pillow": pillow_view}
-    run = partial(rate, size=options.size, batches=max(1, options.count // 32))
-    for view in views.values():  # imports and the first touch of the files
-      run(source, view, batches=1)
-    best = dict.fromkeys(views, 0.0)
+    running = {
+      name: make(source, options.size) for name, make in COMPETITORS.items() if importable(name)
+    }
+    for name, batches in running.items():  # imports and the first touch of the files
+      rate(name, batches, 1)
+    best = dict.fromkeys(running, 0.0)
     for _ in range(options.rounds):
-      for name, view in views.items():
-        best[name] = max(best[name], run(source, view))
+      for name, batches in running.items():
+        best[name] = max(best[name], rate(name, batches, max(1, options.count // BATCH)))
+    if options.profile:
+      with cProfile.Profile() as profile:
+        rate("flaxzoo", running["flaxzoo"], max(1, options.count // BATCH))
+      pstats.Stats(profile).sort_stats("tottime").print_stats(10)
   for name, images in best.items():
-    print(f"{name:8} {images:6.0f} images a second and core")
-  print(f"ratio    {best['flaxzoo'] / best['pillow']:6.2f}")
+    print(
+      f"{name:9} {images:6.0f} images a second and core, ours {best['flaxzoo'] / images:5.2f} x"
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ second or two.
 
 import argparse
 from functools import partial
+import hashlib
 import os
 from pathlib import Path
 import random
@@ -51,6 +52,7 @@ class Net(nn.Module):
 
 
 def train(workdir: Path, source: FolderSource) -> None:
+  """Trains to the end and notes what the run has left."""
   config = loop.Config(
     model="net", data="clouds", workdir=str(workdir), batch=BATCH, steps=STEPS, log_every=1,
     save_every=2, eval_every=1.5, ema=0.9,
@@ -69,6 +71,7 @@ def train(workdir: Path, source: FolderSource) -> None:
     eval_batches=lambda split: pipeline.eval_batches(source, view=preprocess.crop, **common),
     keys=dict.fromkeys(("train", "val"), source.keys), flags=(config, optimizer),
   ))  # fmt: skip
+  (workdir / "left").write_text(left(workdir))
 
 
 def start(run, said: Path) -> int:
@@ -88,11 +91,12 @@ def start(run, said: Path) -> int:
   os._exit(code)
 
 
-def left(workdir: Path) -> tuple:
-  """What a run leaves: the digest of its state, its rows, its weights."""
+def left(workdir: Path) -> str:
+  """What a run leaves: the digest of its state and its weights, and its rows."""
   state = ocp.load(workdir / f"checkpoints/{STEPS}")
   rows = [r for r in (workdir / "metrics.csv").read_text().splitlines() if "second" not in r]
-  return checkpoint.digest(state), rows, (workdir / "model.safetensors").read_bytes()
+  weights = hashlib.sha256((workdir / "model.safetensors").read_bytes()).hexdigest()
+  return "\n".join([checkpoint.digest(state), weights, *rows])
 
 
 def saving(workdir: Path) -> bool:
@@ -140,8 +144,8 @@ def main() -> None:
       _, status = os.waitpid(start(partial(train, whole, source), folder / "said"), 0)
       assert not status, (folder / "said").read_text()
       seconds = time.monotonic() - began
-    kills = within = resumed = 0
-    results = []
+    wanted = (whole / "left").read_text()
+    kills = within = resumed = equal = 0
     while kills < options.kills:
       workdir, said = folder / f"trial{kills}", folder / f"said{kills}"
       run = partial(train, workdir, source)
@@ -156,10 +160,8 @@ def main() -> None:
       text = said.read_text()
       assert not status, text
       resumed += "going on with" in text
-      results.append(workdir)
-      print(f"\r{kills} kills, {within} within a save", end="", flush=True)
-    wanted = left(whole)
-    equal = sum(left(workdir) == wanted for workdir in results)
+      equal += (workdir / "left").read_text() == wanted
+      print(f"\r{kills} kills, {within} within a save, {equal} equal", end="", flush=True)
   print(
     f"\n{kills} kills at random moments of a run of {seconds:.1f} s, {within} within a save; "
     f"{resumed} went on from a checkpoint, the others from the beginning; {equal} of {kills} ended "
