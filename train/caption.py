@@ -228,7 +228,7 @@ def neighbours(workdir: str, pixels, known, source, view: Callable, batch: int) 
   of = {name: tree["encoder"] for name, tree in variables.items() if "encoder" in tree}
 
   @jax.jit
-  def embed(image):
+  def embed(of, image):
     ends = encoder.apply(of, pixels.normalize(image), train=False)
     x = ends[getattr(network, "annotations", "pooled")]
     x = x.reshape(x.shape[0], -1, x.shape[-1]).mean(1).astype(jnp.float32)
@@ -238,7 +238,7 @@ def neighbours(workdir: str, pixels, known, source, view: Callable, batch: int) 
     rows = []
     for i in range(0, len(some.keys), batch):
       picture = [view(some, min(k, len(some.keys) - 1)) for k in range(i, i + batch)]
-      rows.append(np.asarray(embed(np.stack(picture))))
+      rows.append(np.asarray(embed(of, np.stack(picture))))
     return np.concatenate(rows)[: len(some.keys)]
 
   return (all_of(source) @ all_of(known).T).argmax(1)

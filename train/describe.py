@@ -73,11 +73,11 @@ def captioner(
   if len(record.classes) != network.num_classes:
     raise ValueError(f"{model} does not know the words of its {network.num_classes} classes")
   classes, variables = record.classes, jax.device_put(variables)
-  step = caption.stepper(network, variables)
 
   @jax.jit
-  def run(image):
+  def run(variables, image):
     x = record.preprocess.normalize(image)
+    step = caption.stepper(network, variables)
     state = network.apply(variables, x, train=False, method="begin")
     found = decode.beam(step, state, longest + 1, beam, penalty=penalty)
     best = found.tokens[:, 0]
@@ -90,7 +90,7 @@ def captioner(
     for i in range(0, len(views), batch):
       some = np.stack(views[i : i + batch])
       filled = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
-      found, attention = jax.device_get(run(filled))
+      found, attention = jax.device_get(run(variables, filled))
       answers += [
         _said(classes, *(part[k] for part in found), None if attention is None else attention[k])
         for k in range(len(some))
@@ -112,20 +112,13 @@ def _said(classes, tokens, lengths, log_probs, attention) -> Said:
 
 
 def looks(view: np.ndarray, said: Said) -> list[tuple[str, np.ndarray]]:
-  """(word, the picture under where the network looked for it), all on one scale."""
+  """(word, the picture under where the network looked for it, more than everywhere)."""
   if said.attention is None:
     return []
-  # A single place takes all, or each as much as the others: both are seen on the largest's scale.
-  peak = said.attention.max()
   return [
-    (word, figures.overlay(view, _held(heat, peak)))
+    (word, figures.overlay(view, heat - heat.min()))
     for word, heat in zip(said.words, said.attention)
   ]
-
-
-def _held(heat: np.ndarray, peak: float) -> np.ndarray:
-  """Heat whose own largest value counts at least a third of `peak`, as an overlay scales by it."""
-  return heat if heat.max() >= peak / 3 else heat * (3 * heat.max() / peak)
 
 
 def word_cards(views: Iterable[tuple[str, str]]) -> str:
