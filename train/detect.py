@@ -1,0 +1,253 @@
+"""Trains a detector on pictures with boxes, from published weights or from scratch.
+
+  python -m train.detect --data=FOLDER --model=yolov3_tiny --size=160 --workdir=runs/mine
+  python -m train.detect --data=FOLDER --model=yolov2_tiny.pod --freeze=5 --workdir=runs/mine
+
+FOLDER is COCO's, VOC's or darknet's, as train/data/detection.py shows.  The same command goes on
+with a run that was stopped.  The workdir then holds report.html, model.safetensors (which zoo.load
+and python -m train.find take), metrics.csv, predictions.npz, run.json, checkpoints/.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from functools import partial
+from pathlib import Path
+import re
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train import average_precision, loop, optim, options, startup
+from train.data import detection
+from train.data.detection import Augment, BoxSource
+from train.metrics import show
+from train.mix import Mix
+from train.options import option
+from train.tasks.yolo import Yolo
+import zoo
+from zoo import catalog
+from zoo.detect import found
+from zoo.detect.yolo import YOLO
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  backbone: str = option(
+    "", "Weights (variant.tag, a run's folder or file) of a network with the same trunk, such as "
+    "yolov2_tiny.pod for yolov3_tiny; the head is fresh.",
+  )  # fmt: skip
+  format: str = option(
+    "", "Of the annotations; found out if not given.", choices=("", *detection.FORMATS)
+  )
+  boxes: int = option(
+    100, "Objects of a picture that are trained on; of more, some are left out by chance.",
+    lower_bound=1,
+  )  # fmt: skip
+  augment: bool = option(True, "Change training pictures as below; without, none of it.")
+  jitter: float = option(
+    0.3, "Share that width and height change by, at most, before the picture is fitted in.",
+    lower_bound=0.0, upper_bound=1.0,
+  )  # fmt: skip
+  zoom: tuple[str, ...] = option(
+    ("1", "1"), "Least and largest factor of a fitted picture, such as 0.5,1.5; what reaches out "
+    "of the square is cut off.",
+  )  # fmt: skip
+  flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
+  hue: float = option(0.1, "Share of the color circle, at most.", lower_bound=0.0, upper_bound=1.0)
+  saturation: float = option(1.5, "Factor or its inverse, at most.", lower_bound=1.0)
+  exposure: float = option(1.5, "Factor or its inverse, at most.", lower_bound=1.0)
+  mosaic: float = option(
+    0.0, "Probability that four pictures share the square.", lower_bound=0.0, upper_bound=1.0
+  )
+  mixup: float = option(
+    0.0, "Probability that two pictures are blended.", lower_bound=0.0, upper_bound=1.0
+  )
+  sizes: tuple[str, ...] = option(
+    (), "Sides of the square to train at, another every ten updates, such as 320,416,512; each is "
+    "compiled once.",
+  )  # fmt: skip
+  score: float = option(
+    0.005, "Evaluation looks at detections that are surer.", lower_bound=0.0, upper_bound=1.0
+  )
+  iou: float = option(
+    0.45, "Of two detections of a class that overlap more, the better stays.", lower_bound=0.0,
+    upper_bound=1.0,
+  )  # fmt: skip
+  limit: int = option(100, "Detections of a picture, at most.", lower_bound=1)
+  report: bool = option(True, "Write report.html at the end.", free=True)
+
+
+def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.Job:
+  """Everything that can be found wrong before the first compilation.
+
+  Raises:
+    ValueError, OSError: sentences for the user.
+  """
+  faults = [f"--{name} is missing" for name in ("data", "workdir") if not getattr(config, name)]
+  try:
+    origin = described(config.model)
+    pixels = pixels_of(origin, config.size)
+    sizes = tuple(map(int, own.sizes))
+    zoom = tuple(map(float, own.zoom))
+    if strange := [s for s in (pixels.size, *sizes) if s % 32 or s < 32]:
+      faults.append(f"sides of the input are multiples of 32, not {strange}")
+    if len(zoom) != 2:
+      faults.append(f"--zoom has two numbers, such as 0.5,1.5, not {len(zoom)}")
+    elif not faults:
+      augment = Augment(
+        own.jitter, zoom, own.flip, own.hue, own.saturation, own.exposure, own.mosaic, own.mixup
+      )
+  except (ValueError, OSError) as error:
+    faults.append(str(error))
+  if faults:
+    raise ValueError("\n".join(faults))
+  data = detection.load(config.data, format=own.format, seed=config.seed)
+  count = len(data.splits["train"])
+  per_epoch = count // config.batch
+  if not per_epoch:
+    raise ValueError(f"--batch={config.batch} is more than the {count} training pictures")
+  fields = {
+    "num_classes": len(data.classes), "dtype": getattr(jnp, config.dtype),
+    "freeze_norm": config.freeze_norm,
+  }  # fmt: skip
+  model = zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields})
+  stages = zoo.stages(origin.variant)
+  total = loop.length(config, per_epoch)
+  rate = optim.schedule(optimizer, total=total, warmup=round(optimizer.warmup * per_epoch))
+  some = {
+    "batch": config.batch, "boxes": own.boxes, "threads": config.threads,
+    "process_index": jax.process_index(), "process_count": jax.process_count(),
+  }  # fmt: skip
+  return loop.Job(
+    name="detect",
+    task=task_of(model, origin.variant, own),
+    model=model,
+    record=dataclasses.replace(
+      origin, classes=data.classes, preprocess=pixels,
+      fields={**origin.fields, "num_classes": len(data.classes)},
+      provenance={**origin.provenance, "from": own.backbone or config.model, "data": config.data},
+    ),
+    weights=starting(config, own, model, stages, pixels, fields),
+    total=total,
+    per_epoch=per_epoch,
+    tx=optim.make(optimizer, stages, rate),
+    rate=rate,
+    mix=Mix(),
+    frozen=optim.frozen(stages, optimizer.freeze),
+    train_batches=lambda step: detection.train_batches(
+      data.splits["train"], pixels, seed=config.seed, start_step=step, sizes=sizes,
+      augment=augment if own.augment else None, **some,
+    ),
+    eval_batches=lambda split: detection.eval_batches(data.splits[split], pixels, **some),
+    keys={name: source.keys for name, source in data.splits.items()},
+    score=lambda split, rows, detections: average_precision.score(
+      *beside(data.splits[split], rows, detections, pixels, data.classes), len(data.classes)
+    ).measures,
+    flags=(config, optimizer, own),
+  )  # fmt: skip
+
+
+def described(model: str) -> zoo.Record:
+  """What is known of a detector: a variant, a checkpoint, or a run's folder or file."""
+  if not Path(model).exists() and "." not in model and "/" not in model:
+    catalog.lookup(model, catalog.VARIANTS | catalog.WEIGHTS, "model")
+  if model in catalog.VARIANTS:
+    record = zoo.Record(model)
+    rows = [row for row in catalog.WEIGHTS.values() if row.variant == model]
+    if rows:  # prepared as for its first checkpoint
+      record = dataclasses.replace(record, preprocess=rows[0].preprocess)
+  else:
+    record = zoo.record(model)
+  if zoo.task(record.variant) != "detect":
+    raise ValueError(
+      f"{model} is no detector but one of zoo.names(task={zoo.task(record.variant)!r})"
+    )
+  return record
+
+
+def starting(config: loop.Config, own: Config, model, stages, pixels, fields):
+  """What gives the variables to start from; None for random ones."""
+  if own.backbone and config.model not in catalog.VARIANTS:
+    raise ValueError(f"--backbone is for a fresh --model; {config.model} has weights of its own")
+  if own.backbone:
+    return partial(on_backbone, model, own.backbone, stages, pixels.size, config.seed)
+  if config.model in catalog.VARIANTS:
+    return None
+  return lambda: zoo.load(config.model, seed=config.seed, **fields)[1]
+
+
+def on_backbone(model, backbone: str, stages: Sequence[str], size: int, seed: int) -> dict:
+  """Fresh variables, but for all stages before the head, which are those of a checkpoint.
+
+  Raises:
+    ValueError: that is of another network.
+  """
+  fresh = jax.device_get(zoo.init(model, jax.random.key(seed, impl="rbg"), size=size))
+  have = traverse_util.flatten_dict(zoo.load(backbone)[1], sep="/")
+  out = traverse_util.flatten_dict(fresh, sep="/")
+  trunk = [p for p in out if any(re.fullmatch(s, p.split("/")[1]) for s in stages[:-1])]
+  if wrong := [p for p in trunk if p not in have or have[p].shape != out[p].shape]:
+    raise ValueError(
+      f"--backbone={backbone} has another trunk: {len(wrong)} of {len(trunk)} arrays do not fit, "
+      f"such as {wrong[0]}"
+    )
+  return traverse_util.unflatten_dict(out | {p: have[p] for p in trunk}, sep="/")
+
+
+def pixels_of(origin: zoo.Record, size: int) -> zoo.Preprocess:
+  """How a detector's pictures are prepared, at a size of one's own if it is not 0."""
+  return origin.preprocess.at(size) if size else origin.preprocess
+
+
+def task_of(model, variant: str, own: Config):
+  """Raises ValueError for a detector whose training is not here."""
+  if not isinstance(model, YOLO):
+    raise ValueError(f"{variant} cannot be trained here yet; train one of {', '.join(trained())}")
+  rescore = variant != "yolov2_tiny"  # darknet's yolov2-tiny.cfg has rescore=0
+  return Yolo(model, rescore, own.score, own.iou, own.limit)
+
+
+def trained() -> list[str]:
+  return [name for name in zoo.names(task="detect") if name.startswith("yolo")]
+
+
+def beside(
+  source: BoxSource,
+  rows: Sequence[int],
+  detections: Mapping[str, np.ndarray],
+  pixels: zoo.Preprocess,
+  classes: Sequence[str],
+) -> tuple[list[detection.Objects], list[found.Found]]:
+  """(what is there, what was found) of rows of a source, in pixels of the pictures.
+
+  Args:
+    detections: "boxes" [n k 4] in pixels of the network's input, "scores" and "box_label" [n k].
+  """
+  objects, answers = [], []
+  for i, row in enumerate(rows):
+    height, width = map(int, source.sizes[row])
+    one = {name: detections[name][i] for name in ("boxes", "scores", "box_label")}
+    where = found.place(pixels, height, width)
+    answers.append(found.of_one(one, where, height, width, classes))
+    objects.append(source.objects[row])
+  return objects, answers
+
+
+def main(
+  _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
+) -> None:
+  startup.cache_compilations()
+  startup.join(processes)
+  outcome = loop.run(config, prepare(config, optimizer, own))
+  loop.say(f"{outcome.split}: {show(outcome.measured)}")
+  if own.report and jax.process_index() == 0:
+    from train import detect_report  # late: it brings matplotlib
+
+    page = detect_report.write(Path(config.workdir))
+    print(f"report: {page.resolve()}")
+
+
+if __name__ == "__main__":
+  options.run(main, startup.Config, loop.Config, optim.Config, Config)

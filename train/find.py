@@ -1,0 +1,320 @@
+"""What is where in photographs, by a pretrained or a trained detector.
+
+  python -m train.find --model=yolov2_tiny.pod photo.jpg
+  python -m train.find --model=runs/mine photo.jpg folder/ --confidence=0.3 --out=answers
+
+Prints each detection: its score, its class, x0 y0 x1 y1 in pixels of the picture.  --out writes a
+folder: the pictures with boxes drawn over them as PNG, answers.json, answers.csv, coco.json (which
+COCO's tools take) and index.html.  --flip looks at each picture mirrored too; --tile cuts large
+pictures into overlapping tiles and looks at these beside the whole.  What cannot be read is named
+at the end, and makes the exit status 1; the other photographs are answered all the same.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+import re
+import shutil
+import sys
+import tempfile
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+from train import average_precision, figures, options, page, predict, startup
+from train.data import transforms
+from train.options import option
+from train.predict import readable
+import zoo
+from zoo.detect import found
+from zoo.detect.found import Found
+
+OVERLAP = 0.2  # share of a tile that its neighbour shows too
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  model: str = option("", "Weights (variant.tag), the folder of a run, or a .safetensors file.")
+  confidence: float = option(
+    0.25, "Detections are surer than this.", lower_bound=0.0, upper_bound=1.0
+  )
+  iou: float = option(
+    0.45, "Of two detections of a class that overlap more, the surer stays.", lower_bound=0.0,
+    upper_bound=1.0,
+  )  # fmt: skip
+  max_detections: int = option(100, "Of a picture.", lower_bound=1)
+  classes: tuple[str, ...] = option((), "Only these, such as person,dog.")
+  flip: bool = option(False, "Look at each picture mirrored too.")
+  tile: int = option(
+    0, "Pixels of the square tiles that larger pictures are cut into too; 0 for none.",
+    lower_bound=0,
+  )  # fmt: skip
+  out: str = option("", "Folder to write pictures and answers to; must be new.")
+  batch: int = option(8, "Views computed at once.", lower_bound=1)
+  threads: int = option(4, "Threads that read photographs.", lower_bound=1)
+
+
+class Answer(NamedTuple):
+  path: Path
+  image: np.ndarray  # [h w 3] uint8
+  found: Found
+
+
+class View(NamedTuple):
+  """A part of a picture, perhaps mirrored."""
+
+  pixels: np.ndarray  # [h w 3] uint8
+  left: int
+  top: int
+  mirrored: bool
+
+  def back(self, one: Found) -> Found:
+    """What was found in it, in pixels of the whole picture."""
+    x0, y0, x1, y1 = one.boxes.T
+    if self.mirrored:
+      width = self.pixels.shape[1]
+      x0, x1 = width - x1, width - x0
+    boxes = np.stack([x0 + self.left, y0 + self.top, x1 + self.left, y1 + self.top], 1)
+    return dataclasses.replace(one, boxes=np.float32(boxes))
+
+
+def find(
+  paths: Sequence[Path], config: Config, failed: Callable[[str], None]
+) -> Iterator[Answer]:  # fmt: skip
+  """Answers in order of `paths`; `failed` is called with a sentence for each that is unreadable.
+
+  Raises:
+    ValueError, FileNotFoundError: there is no such model or class, or it is no detector.
+  """
+  record = zoo.record(config.model)
+  if zoo.task(record.variant) != "detect":
+    raise ValueError(f"{config.model} finds no boxes; name a detector (python -m zoo lists them)")
+  network, variables = zoo.load(config.model)
+  if network.num_classes is None:
+    raise ValueError(f"{config.model} is a backbone without classes; name a detector")
+  classes = predict.class_names(record, network.num_classes)
+  nothing(classes).of(config.classes)  # names those that are unknown
+  variables, pixels = jax.device_put(variables), record.preprocess
+
+  @jax.jit
+  def step(variables, image):
+    out = network.apply(variables, pixels.normalize(image), train=False)
+    return network.detect(out, score=config.confidence, iou=config.iou, limit=config.max_detections)
+
+  for some in _chunks(_pictures(paths, config.threads, failed), config.batch):
+    views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
+    inputs = [pixels.crop(Image.fromarray(view.pixels)) for view in views]
+    answers = deque()
+    for start in range(0, len(inputs), config.batch):
+      batch = np.stack(inputs[start : start + config.batch])
+      spare = ((0, config.batch - len(batch)), *((0, 0),) * 3)
+      rows = jax.device_get(step(variables, np.pad(batch, spare)))
+      for i, view in enumerate(views[start : start + len(batch)]):
+        height, width = view.pixels.shape[:2]
+        one = {name: rows[name][i] for name in ("boxes", "scores", "box_label")}
+        where = found.place(pixels, height, width)
+        answers.append(view.back(found.of_one(one, where, height, width, classes)))
+    for path, image in some:
+      count = len(views_of(image, config.flip, config.tile))
+      own = [answers.popleft() for _ in range(count)]
+      whole = merged(own, image.shape[:2], config.iou, config.max_detections)
+      yield Answer(path, image, whole.of(config.classes) if config.classes else whole)
+
+
+def nothing(classes: Sequence[str]) -> Found:
+  empty = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
+  return Found(*empty, 1, 1, tuple(classes))
+
+
+def views_of(image: np.ndarray, flip: bool, tile: int) -> list[View]:
+  """The whole picture, its tiles if it is larger than one, and each mirrored."""
+  height, width = image.shape[:2]
+  views = [View(image, 0, 0, False)]
+  if tile and max(height, width) > tile:
+    tops, lefts = (_starts(side, tile) for side in (height, width))
+    views += [View(image[y : y + tile, x : x + tile], x, y, False) for y in tops for x in lefts]
+  if flip:
+    views += [v._replace(pixels=v.pixels[:, ::-1], mirrored=True) for v in views]
+  return views
+
+
+def _starts(side: int, tile: int) -> list[int]:
+  """Where tiles begin: evenly, from edge to edge, overlapping by `OVERLAP` at least."""
+  if side <= tile:
+    return [0]
+  count = -int(-(side - tile) // (tile * (1 - OVERLAP))) + 1
+  return [round(i * (side - tile) / (count - 1)) for i in range(count)]
+
+
+def merged(parts: Sequence[Found], size: tuple[int, int], iou: float, limit: int) -> Found:
+  """Detections of all views of a picture of `size` (height, width), each object once."""
+  first, (height, width) = parts[0], size
+  boxes, scores, labels = (
+    np.concatenate([getattr(p, name) for p in parts]) for name in ("boxes", "scores", "labels")
+  )
+  order = np.argsort(-scores, kind="stable")
+  kept = order[:limit]
+  if len(parts) > 1:  # one view's detections have been thinned out already
+    near = average_precision.overlaps(boxes, boxes) > iou
+    near &= labels[:, None] == labels[None]
+    gone, kept = np.zeros(len(scores), bool), []
+    for i in order:
+      if not gone[i] and len(kept) < limit:
+        kept.append(i)
+        gone |= near[i]
+  kept = np.asarray(kept, int)
+  return Found(boxes[kept], scores[kept], labels[kept], height, width, first.classes)
+
+
+def _pictures(
+  paths: Iterable[Path], threads: int, failed: Callable[[str], None]
+) -> Iterator[tuple[Path, np.ndarray]]:
+  with ThreadPoolExecutor(threads) as pool:
+    waiting = deque()
+
+    def first():
+      path, job = waiting.popleft()
+      try:
+        yield path, job.result()
+      except transforms.UnreadableImage as error:
+        failed(f"{path}: {error}")
+      except OSError as error:
+        failed(f"{path}: it cannot be opened: {error.strerror or error}")
+
+    for path in paths:
+      waiting.append((path, pool.submit(lambda p: transforms.decode(p.read_bytes()), path)))
+      if len(waiting) > 2 * threads:
+        yield from first()
+    while waiting:
+      yield from first()
+
+
+def _chunks(rows: Iterable, size: int) -> Iterator[list]:
+  some = []
+  for row in rows:
+    some.append(row)
+    if len(some) == size:
+      yield some
+      some = []
+  if some:
+    yield some
+
+
+class Album:
+  """The folder of --out: it appears when it is complete, or not at all."""
+
+  def __init__(self, out: Path, title: str):
+    self._out, self._title, self._answers, self._cards = out, title, [], []
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+      raise ValueError(f"--out={out} is there already; delete it or name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+
+  def __enter__(self) -> "Album":
+    return self
+
+  def __exit__(self, *error) -> None:
+    shutil.rmtree(self._part, ignore_errors=True)
+
+  def add(self, answer: Answer) -> None:
+    text, one = readable(answer.path), answer.found
+    stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.path.stem)[:40]
+    file = f"{len(self._cards) + 1:04d}_{stem}.png"
+    rows = [
+      (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
+      for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
+    ]
+    drawn = figures.boxes(answer.image, rows[::-1], least=1)  # the surest on top
+    (self._part / file).write_bytes(figures.png(drawn))
+    view = page.figure(file, alt=f"boxes in {text}", lazy=True)
+    bars = page.bars(zip(one.names, map(float, one.scores), [""] * len(one)))
+    self._cards.append(page.card([view], f"{len(one)} found", [text], bars))
+    self._answers.append((text, one))
+
+  def finish(self, failures: Sequence[str]) -> None:
+    answers = [{"path": path, **one.as_dict()} for path, one in self._answers]
+    self._write("answers.json", json.dumps(answers, indent=2) + "\n")
+    self._write("coco.json", json.dumps(coco(self._answers)) + "\n")
+    table = io.StringIO(newline="")
+    rows = [
+      (path, name, f"{score:.6f}", *(f"{v:.2f}" for v in box))
+      for path, one in self._answers for name, score, box in zip(one.names, one.scores, one.boxes)
+    ]  # fmt: skip
+    csv.writer(table).writerows([("path", "class", "score", "x0", "y0", "x1", "y1"), *rows])
+    self._write("answers.csv", table.getvalue())
+    body = [f"<h1>{page.escape(self._title)}</h1>"]
+    body.append(page.paragraph(f"{len(self._cards)} photographs", soft=True))
+    body.append(page.cards(self._cards, large=True))
+    if failures:
+      body.append(page.section("Not read", page.bullets(failures)))
+    self._write("index.html", page.page(self._title, body))
+    self._part.chmod(0o755)
+    os.replace(self._part, self._out)
+
+  def _write(self, name: str, text: str) -> None:
+    (self._part / name).write_text(text, "utf-8", newline="")
+
+
+def coco(answers: Sequence[tuple[str, Found]]) -> dict:
+  """COCO's form: annotations with a score; classes count from 1."""
+  images, marks = [], []
+  for number, (path, one) in enumerate(answers, start=1):
+    images.append({"id": number, "file_name": path, "height": one.height, "width": one.width})
+    for label, score, box in zip(one.labels, one.scores, one.boxes_xywh):
+      x, y, w, h = (round(float(v), 2) for v in box)
+      marks.append({
+        "id": len(marks) + 1, "image_id": number, "category_id": int(label) + 1,
+        "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0,
+        "score": round(float(score), 6),
+      })  # fmt: skip
+  classes = answers[0][1].classes if answers else ()
+  kinds = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+  return {"images": images, "annotations": marks, "categories": kinds}
+
+
+def show(answer: Answer) -> str:
+  lines = [
+    f"{100 * score:6.1f} %  {name}  " + " ".join(f"{v:.0f}" for v in box)
+    for name, score, box in zip(answer.found.names, answer.found.scores, answer.found.boxes)
+  ]
+  return "\n".join([readable(answer.path), *(lines or ["nothing"])])
+
+
+def main(argv: Sequence[str], config: Config) -> int:
+  failures = []
+  failed = lambda sentence: failures.append(readable(sentence))
+  if not config.model or not argv[1:]:
+    raise ValueError(
+      "name a model and photographs: python -m train.find --model=yolov2_tiny.pod photo.jpg folder/"
+    )
+  startup.cache_compilations()
+  paths = predict.find(argv[1:], failed)
+  answered = 0
+  with contextlib.ExitStack() as stack:
+    title = f"Found by {Path(config.model).name}"
+    album = stack.enter_context(Album(Path(config.out), title)) if config.out else None
+    for answer in find(paths, config, failed):
+      answered += 1
+      if album:
+        album.add(answer)
+      print(show(answer), flush=True)
+    if album and answered:
+      album.finish(failures)
+  if failures:
+    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  if album and answered:
+    print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
+  return int(bool(failures))
+
+
+if __name__ == "__main__":
+  options.run(main, Config, arguments=True, stopped="stopped; nothing was written")
