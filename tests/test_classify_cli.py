@@ -10,6 +10,7 @@ import pytest
 
 from tests import photographs
 from train import classify, loop, optim
+from train.data import datasets
 from zoo import store
 import zoo
 
@@ -105,20 +106,38 @@ def test_what_is_wrong_is_said_before_anything_starts(photos, changes, text):
   assert text in str(fault.value)
 
 
+def prepared(photos, optimizer=optim.Config(), model="resnet18", **own):  # noqa: B008 (frozen)
+  config = dataclasses.replace(GOOD, data=str(photos), model=model)
+  return classify.prepare(config, optimizer, classify.Config(**own))
+
+
+def test_flags_of_a_recipe_reach_what_they_change(photos):
+  assert prepared(photos, model="mobilenet_v2", dropout=0.3).model.dropout == 0.3
+  assert prepared(photos, model="efficientnet_b0", drop_path=0.2).model.drop_path == 0.2
+  with pytest.raises(ValueError, match="--drop_path: vgg11 has no such layers"):
+    prepared(photos, model="vgg11", drop_path=0.1)
+  assert prepared(photos).task.weights == ()
+  weights = np.array(prepared(photos, balance="loss").task.weights)
+  labels = datasets.load(photos).splits["train"].labels
+  np.testing.assert_allclose(weights * np.bincount(labels), len(labels) / 3, rtol=1e-6)
+  job = prepared(photos, optim.Config(freeze=2, unfreeze=0.5))
+  assert [since for since, _ in job.phases] == [0, 4, 7] and job.held(3) == job.frozen
+  assert job.held(7) == "" != job.held(4) != job.frozen
+
+
+def test_class_weights():
+  weights = classify.class_weights(np.array([0] * 6 + [2] * 2), 3)
+  assert weights[0] * 6 == weights[2] * 2 == 4
+
+
+def test_the_rate_finder_needs_no_workdir(photos):
+  config = loop.Config(model="resnet18", data=str(photos), batch=4)
+  assert classify.prepare(config, optim.Config(), classify.Config(find_lr="rates.png"))
+  with pytest.raises(ValueError, match="--find_lr=rates: wanted the name of a PNG"):
+    classify.prepare(config, optim.Config(), classify.Config(find_lr="rates"))
+
+
 def test_freezing_too_much(photos):
   config = dataclasses.replace(GOOD, data=str(photos))
   with pytest.raises(ValueError, match="--freeze=6 would leave nothing to train"):
     classify.prepare(config, optim.Config(freeze=6), classify.Config())
-
-
-def test_recipes_are_made_of_our_flags():
-  names = {
-    f.name for c in (loop.Config, optim.Config, classify.Config) for f in dataclasses.fields(c)
-  }
-  recipes = sorted((photographs.ROOT / "train" / "recipes").glob("*.flags"))
-  assert recipes
-  for recipe in recipes:
-    for line in recipe.read_text().splitlines():
-      if line and not line.startswith("#"):
-        name = line.removeprefix("--").partition("=")[0]
-        assert {name, name.removeprefix("no")} & names, f"{recipe.name}: {line}"

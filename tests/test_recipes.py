@@ -6,7 +6,7 @@ import subprocess
 from absl import flags
 import pytest
 
-from train import caption, classify, loop, optim, options, segment, startup
+from train import caption, classify, label, loop, optim, options, segment, startup
 from zoo import catalog
 
 TRAIN = Path(__file__).parent.parent / "train"
@@ -18,7 +18,8 @@ def test_recipe(path):
   values = flags.FlagValues()
   given = [line for line in path.read_text().splitlines() if line.startswith("--")]
   model = next((line[8:] for line in given if line.startswith("--model=")), loop.Config.model)
-  script = SCRIPTS[catalog.task(model)]
+  asks = any(line.startswith("--task=") for line in given)
+  script = label if asks else SCRIPTS[catalog.task(model)]
   configs = (startup.Config, loop.Config, optim.Config, script.Config)
   readers = [options.define(config, values) for config in configs]
   values(["program", f"--flagfile={path}"])

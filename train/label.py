@@ -204,10 +204,11 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
     weights=None if config.model in catalog.VARIANTS else partial(classify.weights, config, fields),
     total=total,
     per_epoch=per_epoch,
-    tx=optim.make(optimizer, stages, rate),
+    tx=optim.make(optimizer, stages, rate, per_epoch=per_epoch),
     rate=rate,
     mix=Mix(),
     frozen=optim.frozen(stages, optimizer.freeze),
+    phases=optim.phases(optimizer, stages, per_epoch),
     train_batches=lambda step: listing.train_batches(
       train, size=preprocess.size, seed=config.seed, start_step=step, augment=augment, **some
     ),
