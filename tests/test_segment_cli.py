@@ -151,6 +151,26 @@ def test_picture_and_mask_are_cropped_and_turned_alike():
     masks.Augment((2.0, 1.0))
 
 
+def test_pixels_between_things_that_almost_touch_count_more():
+  mask = np.zeros((20, 30), np.uint8)
+  mask[5:12, 3:9], mask[5:12, 12:16], mask[2:4, 24:28] = 1, 1, 2
+  mask[15:] = masks.IGNORED
+  got = masks.border_weights(mask, 10.0, 3.0)
+  things = [mask[5:12, 3:9], mask[5:12, 12:16], mask[2:4, 24:28]]
+  corners = [(5, 3), (5, 12), (2, 24)]
+  y, x = np.mgrid[:20, :30]
+  away = []
+  for (top, left), thing in zip(corners, things):
+    down = np.maximum(0, np.maximum(top - y, y - (top + thing.shape[0] - 1)))
+    across = np.maximum(0, np.maximum(left - x, x - (left + thing.shape[1] - 1)))
+    away.append(np.hypot(down, across))
+  one, two = np.sort(away, axis=0)[:2]
+  want = 1 + 10 * np.exp(-((one + two) ** 2) / (2 * 3.0**2))
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+  assert got[8, 10] > 5 and got[0, 0] < 1.1
+  assert (masks.border_weights(np.minimum(mask[:, 20:], 2), 10.0) == 1).all(), "one thing alone"
+
+
 def test_evaluation_sees_every_pixel_once(folder):
   class Uneven:
     keys, sizes = ("a", "b"), ((40, 60), (90, 30))
@@ -212,7 +232,7 @@ def test_a_run_scores_as_scikit_learn_does_and_outlines(folder, tmp_path, monkey
   config = loop.Config(
     model="unet_padded", data=str(folder), workdir=str(tmp_path / "run"), batch=4, steps=2, size=32
   )
-  parts = config, optim.Config(), segment.Config(scale=("0.8", "1.2"), dice=0.5)
+  parts = config, optim.Config(), segment.Config(scale=("0.8", "1.2"), dice=0.5, borders=5.0)
   outcome = loop.run(config, segment.prepare(*parts))
   truth, answer = outcome.target, outcome.predictions["mask"]
   assert outcome.split == "test" and truth.shape == answer.shape == (4, 32, 32)

@@ -44,6 +44,10 @@ class Config:
   )
   focal: float = option(0.0, "Gamma of the focal loss, such as 2; 0 for none.", lower_bound=0.0)
   dice: float = option(0.0, "Weight of the Dice loss beside cross-entropy.", lower_bound=0.0)
+  borders: float = option(
+    0.0, "What pixels between things that almost touch count more, as in U-Net; 10 there.",
+    lower_bound=0.0,
+  )  # fmt: skip
   aux: float = option(0.5, "Weight of a model's auxiliary head.", lower_bound=0.0)
   class_weights: tuple[str, ...] = option(
     (), "What a pixel of each class counts, the background first; 1 for all if not given."
@@ -108,7 +112,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     frozen=optim.frozen(stages, optimizer.freeze),
     train_batches=lambda step: threaded.batches(
       threaded.train_rows(count, batch=config.batch, seed=config.seed, start_step=step, **share),
-      masks.train_row(splits["train"], size, augment), config.threads,
+      masks.train_row(splits["train"], size, augment, own.borders), config.threads,
     ),
     eval_batches=lambda split: threaded.batches(
       threaded.eval_rows(len(splits[split].keys), batch=config.batch, **share),
