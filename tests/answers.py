@@ -36,7 +36,7 @@ def labels(folder: Path, count: int = 60) -> Path:
     halves = [patch(image, rng)[:, : SIDE // 2] if yes[name] else np.full((SIDE, SIDE // 2, 3), 127)
               for name, image in images.items()]  # fmt: skip
     rng.shuffle(halves)
-    _save(folder / f"{i}.png", np.concatenate(halves, 1))
+    save(folder / f"{i}.png", np.concatenate(halves, 1))
     rows.append({"image": f"{i}.png", "labels": "|".join(n for n in images if yes[n])})
   return _write(folder, rows)
 
@@ -46,7 +46,7 @@ def numbers(folder: Path, count: int = 60) -> Path:
   images, rng, rows = photographs(), np.random.default_rng(0), []
   for i in range(count):
     share = rng.uniform(0.1, 1)
-    _save(folder / f"{i}.png", patch(images["flower"], rng) * share)
+    save(folder / f"{i}.png", patch(images["flower"], rng) * share)
     rows.append({"image": f"{i}.png", "percent": f"{100 * share:.3f}",
                  "dark": "" if i % 5 == 0 else f"{1 - share:.4f}"})  # fmt: skip
   return _write(folder, rows)
@@ -61,7 +61,7 @@ def places(folder: Path, count: int = 60) -> Path:
     canvas = patch(images[other], rng) * 0.15
     top, left = (int(rng.integers(SIDE - side)) for _ in range(2))
     canvas[top : top + side, left : left + side] = patch(images[name], rng, side)
-    _save(folder / f"{i}.png", canvas)
+    save(folder / f"{i}.png", canvas)
     rows.append({"image": f"{i}.png", "label": str(name),
                  "box": [left, top, left + side, top + side]})  # fmt: skip
   (folder / "listing.json").write_text(json.dumps(rows))
@@ -76,12 +76,12 @@ def bags(folder: Path, count: int = 60) -> Path:
     key = int(rng.integers(some))
     for k in range(some):
       name = label if k == key else "temple"
-      _save(folder / f"{i}_{k}.png", patch(images[name], rng, 32))
+      save(folder / f"{i}_{k}.png", patch(images[name], rng, 32))
       rows.append({"image": f"{i}_{k}.png", "bag": f"bag {i}", "label": label})
   return _write(folder, rows)
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
+def save(path: Path, pixels: np.ndarray) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(pixels.astype(np.uint8)).save(path)
 

@@ -3,14 +3,17 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 import shutil
 
+from absl import flags
 import jax
 import numpy as np
 import pytest
 
 from tests import answers, runs
 from train import bags, label, loop, optim, options, predict
+from train.data import listing
 import zoo
 from zoo import store
 
@@ -38,9 +41,9 @@ def narrow(tmp_path_factory):
 @pytest.fixture(scope="module", params=CASES)
 def done(request, narrow, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
-  listing, script, own = CASES[request.param]
+  make, script, own = CASES[request.param]
   config = loop.Config(
-    model=str(narrow), data=str(listing(folder)), workdir=str(folder / "run"), batch=16, steps=24,
+    model=str(narrow), data=str(make(folder)), workdir=str(folder / "run"), batch=16, steps=24,
     eval_every=100.0, log_every=8,
   )  # fmt: skip
   made, plan = script.prepare(config, OPTIMIZER, own)
@@ -85,8 +88,8 @@ def test_what_it_leaves(done):
 
 
 def test_wrong_flags(narrow, tmp_path):
-  listing = answers.numbers(tmp_path, 20)
-  config = loop.Config(model=str(narrow), data=str(listing), workdir="w", batch=4)
+  data = answers.numbers(tmp_path, 20)
+  config = loop.Config(model=str(narrow), data=str(data), workdir="w", batch=4)
   with pytest.raises(ValueError, match="--data is missing\n--workdir is missing"):
     label.prepare(loop.Config(), optim.Config(), label.Config())
   for own, text in (
@@ -143,3 +146,23 @@ def test_new_pictures_are_answered(done, tmp_path, capsys):
       each = list(csv.DictReader(file))
     assert len(each) == len(rows.paths[index])
     assert sum(float(one["share"]) for one in each) == pytest.approx(1, abs=1e-4)
+
+
+def test_chexnet_is_prepared_as_its_recipe_says(tmp_path):
+  """From ChestX-ray14's layout: 14 outputs, findings weighed by how rare they are."""
+  rows = ["Image Index,Finding Labels,Patient ID"]
+  for i in range(40):
+    answers.save(tmp_path / f"images/{i:08}_000.png", np.zeros((8, 8, 3)))
+    rows.append(f"{i:08}_000.png,{'Hernia' if i % 4 == 0 else 'No Finding'},{i}")
+  (tmp_path / "Data_Entry_2017.csv").write_text("\n".join(rows))
+  values = flags.FlagValues()
+  readers = [options.define(c, values) for c in (loop.Config, optim.Config, label.Config)]
+  recipe = Path(label.__file__).parent / "recipes/chexnet.flags"
+  values(["train.label", f"--flagfile={recipe}", f"--data={tmp_path}", f"--workdir={tmp_path}",
+          "--model=chexnet"])  # fmt: skip
+  job, plan = label.prepare(*(read() for read in readers))
+  assert job.model.num_classes == 14 and job.record.classes == listing.CHEST
+  labels = plan.data.splits["train"].targets["labels"]
+  place, share = listing.CHEST.index("Hernia"), (labels == 1).mean(0)
+  assert plan.task.yes[place] == pytest.approx(1 - share[place])
+  assert plan.task.no[place] == pytest.approx(share[place]) and plan.task.no[0] == 0
