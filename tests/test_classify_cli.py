@@ -113,7 +113,7 @@ def prepared(photos, optimizer=optim.Config(), model="resnet18", **own):  # noqa
 
 def test_flags_of_a_recipe_reach_what_they_change(photos):
   assert prepared(photos, model="mobilenet_v2", dropout=0.3).model.dropout == 0.3
-  assert prepared(photos, model="efficientnet_b0", drop_path=0.2).model.drop_path == 0.2
+  assert prepared(photos, model="efficientnet_lite0", drop_path=0.2).model.drop_path == 0.2
   with pytest.raises(ValueError, match="--drop_path: vgg11 has no such layers"):
     prepared(photos, model="vgg11", drop_path=0.1)
   assert prepared(photos).task.weights == ()
