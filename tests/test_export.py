@@ -13,10 +13,10 @@ from PIL import Image
 import pytest
 
 from convert.__main__ import Options, main
-from convert.commands import export, originals
+from convert.commands import export, originals, verify
 from tests import parity, test_contract
 import zoo
-from zoo import store
+from zoo import catalog, store
 
 SIZE = 96
 
@@ -230,3 +230,37 @@ def test_verify_fails_what_is_broken(tuned, tmp_path, capsys):
   store.save(path, variables, zoo.record(tuned[0]))
   assert main(Options(), ["verify", str(path)]) == 1
   assert "1 in params/fc/bias" in capsys.readouterr().out
+
+
+@pytest.fixture
+def alone(monkeypatch):
+  """No original is installed."""
+  monkeypatch.setattr(originals, "installed", lambda original: False)
+
+
+@pytest.mark.parametrize("slip, status", [(0, 0), (1e-3, 1)])
+def test_verify_beside_numbers_kept_of_the_original(
+  tuned, alone, monkeypatch, capsys, slip, status
+):
+  path = str(tuned[0])
+  model, variables = zoo.load(path)
+  want = logits(model, variables, verify.picture(zoo.preprocess(path), None))
+  row = verify.Golden.of(want + slip * np.abs(want).max(), "logits", "its runtime 1.0")
+  row = verify.Golden.read(row.row())  # by way of the file
+  assert len(row.numbers) >= 6 and row.shape == (1, 7)
+  monkeypatch.setattr(verify, "kept", lambda: {path: row})
+  assert main(Options(), ["verify", path]) == status
+  assert "of its runtime 1.0, kept with the code" in capsys.readouterr().out
+
+
+def test_verify_says_where_nothing_is_known(tuned, alone, capsys):
+  assert main(Options(), ["verify", str(tuned[0])]) == 2
+  assert "no original of it is known or installed here" in capsys.readouterr().out
+
+
+def test_kept_numbers_are_of_published_checkpoints():
+  rows = verify.kept()
+  assert len(rows) >= 5 and rows.keys() <= catalog.WEIGHTS.keys()
+  for name, row in rows.items():
+    assert row.by and 0 < row.largest < np.inf, name
+    assert max(row.numbers) < np.prod(row.shape) and max(map(abs, row.numbers.values())) > 0, name

@@ -118,6 +118,30 @@ def test_a_file_inside_a_source_package(cache, monkeypatch):
     fetch(f"sdist:thing==1#{'0' * 64}/b")
 
 
+def test_a_file_inside_an_archive_of_a_web_server(cache, monkeypatch):
+  asked = []
+
+  def web(url, part):
+    asked.append(url)
+    info = tarfile.TarInfo("./net.ckpt")
+    info.size = len(DATA)
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    with tarfile.open(part, "w:gz") as archive:
+      archive.addfile(info, io.BytesIO(DATA))
+      archive.addfile(folder)
+
+  monkeypatch.setattr("zoo.fetch._web", web)
+  where = "https://localhost/net.tar.gz#./net.ckpt"
+  path = fetch(where, SHA256)
+  assert path.read_bytes() == DATA and path.name.endswith("-net.ckpt")
+  assert asked == ["https://localhost/net.tar.gz"]
+  for member in ("other.ckpt", "folder"):
+    with pytest.raises(FileNotFoundError, match=f"net.tar.gz has no {member}"):
+      fetch(f"https://localhost/net.tar.gz#{member}")
+  assert files(cache) == [path]
+
+
 def test_files_that_belong_together_lie_together(cache, monkeypatch):
   def download(command, cwd, **kwargs):
     with zipfile.ZipFile(Path(cwd) / "thing-1.whl", "w") as wheel:

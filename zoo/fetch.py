@@ -172,6 +172,8 @@ def _found(archive: str, member: str) -> Iterator[None]:
 
 
 def _copy(file, part: Path) -> None:
+  if file is None:  # of a member of a tar that is no file
+    raise KeyError
   with open(part, "wb") as out:
     shutil.copyfileobj(file, out, CHUNK)
 
