@@ -66,13 +66,15 @@ def cosine(queries: jax.Array, rows: jax.Array) -> jax.Array:
 
 def hamming(queries: jax.Array, rows: jax.Array) -> jax.Array:
   """[q b], [n b] uint8 -> [q n] float32: how many bits differ, negative, so that more is nearer."""
+  queries, rows = (_words(x) for x in (queries, rows))
+  differ = jax.lax.population_count(queries[:, None] ^ rows[None])
+  return -jnp.sum(differ.astype(jnp.int32), -1).astype(jnp.float32)
 
-  def add(i, total):
-    differ = jax.lax.population_count(queries[:, i, None] ^ rows[None, :, i])
-    return total + differ.astype(jnp.int32)
 
-  zeros = jnp.zeros((len(queries), len(rows)), jnp.int32)
-  return -jax.lax.fori_loop(0, queries.shape[1], add, zeros).astype(jnp.float32)
+def _words(x: jax.Array) -> jax.Array:
+  """[n b] uint8 -> [n ceil(b/4)] uint32."""
+  x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % 4)))
+  return jax.lax.bitcast_convert_type(x.reshape(len(x), -1, 4), jnp.uint32)
 
 
 def nearest(
