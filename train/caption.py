@@ -43,6 +43,9 @@ class Config:
   )
   longest: int = option(20, "Words of a caption; what is behind is cut off.", lower_bound=1)
   hidden: int = option(0, "Units of the LSTM; 0 for the model's own.", lower_bound=0)
+  dropout: float = option(
+    -1.0, "Of what the LSTM says; negative for the model's own.", upper_bound=0.95
+  )
   crop: float = option(
     0.9, "A training view has at least this share of the picture's area.",
     lower_bound=0.05, upper_bound=1.0,
@@ -92,8 +95,11 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   stages = zoo.stages(origin.variant)
   total = loop.length(config, per_epoch)
   rate = optim.schedule(optimizer, total=total, warmup=round(optimizer.warmup * per_epoch))
-  kept = {"num_classes": len(classes)} | ({"hidden": own.hidden} if own.hidden else {})
-  kept = {**origin.fields, **kept}
+  kept = {
+    **origin.fields, "num_classes": len(classes),
+    **({"hidden": own.hidden} if own.hidden else {}),
+    **({"dropout": own.dropout} if own.dropout >= 0 else {}),
+  }  # fmt: skip
   fields = {"dtype": getattr(jnp, config.dtype), "freeze_norm": config.freeze_norm}
   size = config.size or origin.preprocess.size
   pixels = dataclasses.replace(origin.preprocess, size=size, resize=size, squash=True)

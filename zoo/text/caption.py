@@ -178,7 +178,7 @@ VARIANTS = {
   "show_and_tell_resnet50": partial(ShowAndTell, RESNET50),
   "show_attend_tell": partial(ShowAttendTell, VGG19),  # conv5_4, 14x14 places at 224
   "show_attend_tell_hard": partial(ShowAttendTell, VGG19, hard=True),
-  "show_attend_tell_resnet18": partial(ShowAttendTell, RESNET18, annotations="stage3"),  # 14x14
+  "show_attend_tell_resnet18": partial(ShowAttendTell, RESNET18),
   "show_attend_tell_resnet50": partial(ShowAttendTell, RESNET50),
 }
 SPOKEN = "embed|cell|from_.*"
