@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests import answers, runs
-from train import bags, label, loop, optim, options, predict
+from train import bags, label, loop, optim, options, predict, report
 from train.data import listing
 import zoo
 from zoo import store
@@ -75,6 +75,8 @@ def test_what_it_leaves(done):
     assert len(record.outputs["thresholds"]) == 2
   page = (folder / "report.html").read_text()
   assert "The worst" in page and all(name in page for name in plan.data.classes)
+  with pytest.raises(ValueError, match=f"a run of the task {task}, not of train.classify"):
+    report.read([folder])
   model, variables = zoo.load(folder)
   with np.load(folder / "predictions.npz") as arrays:
     saved = dict(arrays)

@@ -193,7 +193,7 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
   augment = Augment(scale=(own.crop, 1.0), flip=own.flip) if own.augment else None
   kept = {"head": plan.head} if plan.head else {}
   return loop.Job(
-    name=plan.name,
+    name="bags" if plan.instances else plan.name,
     task=plan.task,
     model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
     record=dataclasses.replace(

@@ -143,6 +143,11 @@ def read(workdirs: Sequence[Path]) -> list[Run]:
 
 def _read(name: str, folder: Path) -> Run:
   info = read_run(folder)
+  if info["task"] != "classify":
+    raise ValueError(
+      f"{folder} is a run of the task {info['task']}, not of train.classify; its own script writes "
+      "its page"
+    )
   with open(folder / "metrics.csv", newline="") as file:
     table = csv.DictReader(file)
     rows = [(int(r["step"]), r["split"], r["name"], float(r["value"])) for r in table]
