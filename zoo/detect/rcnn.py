@@ -132,7 +132,7 @@ class RCNN(nn.Module):
   "rpn_logits" [b n], "rpn_deltas" [b n 4], "anchors" [n 4] in pixels, "canvas" [2], the input's
   height and width; "proposals" [b p 4] best first and "real" [b p], which of them are no padding;
   "rois" [b r 4], the regions that the heads have seen, "logits" [b r 1+num_classes] and "deltas"
-  [b r 1+num_classes 4].
+  [b r 4*(1+num_classes)].
   """
 
   trunk: Callable[..., nn.Module] = fpn.RESNET50  # a classifier; takes num_classes and numerics
@@ -196,7 +196,7 @@ class RCNN(nn.Module):
     b, r = rois.shape[:2]
     ends |= {
       "proposals": proposals, "real": real, "rois": rois,
-      "logits": logits.reshape(b, r, -1), "deltas": deltas.reshape(b, r, -1, 4),
+      "logits": logits.reshape(b, r, -1), "deltas": deltas.reshape(b, r, -1),
     }  # fmt: skip
     if self.is_initializing() and self.mask is not None:
       self.mask_logits(ends, rois[:, :1], train=train)
@@ -254,7 +254,8 @@ class RCNN(nn.Module):
     Args:
       size: [b 2], height and width of each picture within the canvas, which cut its boxes.
     """
-    deltas = ends["deltas"][:, :, 1:].astype(jnp.float32)
+    deltas = ends["deltas"].astype(jnp.float32)
+    deltas = deltas.reshape(*deltas.shape[:2], -1, 4)[:, :, 1:]
     found = boxes.decode(deltas, ends["rois"][:, :, None], CODER)
     found = boxes.clip(found, fpn.extent(ends, size)[:, None])
     scores = jax.nn.softmax(ends["logits"].astype(jnp.float32))[..., 1:]
