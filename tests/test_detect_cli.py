@@ -86,9 +86,9 @@ def test_the_trunk_of_another(small, tmp_path, monkeypatch):
   own = detect.Config(boxes=5, backbone=str(tmp_path / "run"))
   start = detect.prepare(*configs(tmp_path, own, size=64, steps=1, workdir="other")).weights()
   _, trained = zoo.load(tmp_path / "run")
-  for name, layer in trained["params"].items():
-    (kind, *_) = layer
-    same = np.array_equal(layer[kind]["kernel"], start["params"][name][kind]["kernel"])
+  for name in trained["params"]:
+    kernels = (part[name]["conv"]["kernel"] for part in (trained["params"], start["params"]))
+    same = np.array_equal(*kernels)
     assert same == (name in ("layer0", "layer1", "layer2"))
   other = (yolo.Conv(16, 3, 2), *TRUNK[1:])
   monkeypatch.setitem(zoo.catalog.VARIANTS, "yolov3_tiny", lambda: yolo.YOLO(other, NECK, 80))
@@ -120,7 +120,8 @@ def test_what_is_missing_is_said(tmp_path):
     "--data is missing\n--workdir is missing": dict(data="", workdir=""),
     "resnet18 is no detector but one of zoo.names(task='classify')": dict(model="resnet18"),
     "did you mean 'yolov3_tiny'": dict(model="yolov3_tny"),
-    "sides of the input are multiples of 32, not [100]": dict(size=100),
+    "sides of yolov3_tiny's input are multiples of 32, not [100]": dict(size=100),
+    "sides of yolov1_tiny's input are 448 pixels": dict(model="yolov1_tiny", size=416),
     "--batch=2 is more than the 1 training pictures": dict(),
     "--zoom has two numbers": dict(own=detect.Config(zoom=("1",))),
     "saturation is a factor of at least 1": dict(own=detect.Config(saturation=0.5)),

@@ -223,6 +223,7 @@ def test_letterboxed_boxes_follow_too(tmp_path):
   np.testing.assert_allclose(tall, [11, 0, 53, 64])  # 42 of 64 pixels wide, as darknet truncates
   with pytest.raises(ValueError, match="a detector sees whole pictures"):
     found.place(zoo.Preprocess(), 40, 60)
+  assert found.whole(zoo.Preprocess(64, 64)).letterbox and found.whole(PIXELS) == PIXELS
 
 
 def test_mixup_has_the_objects_of_both(tmp_path):

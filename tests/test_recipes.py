@@ -6,11 +6,13 @@ import subprocess
 from absl import flags
 import pytest
 
-from train import caption, classify, label, loop, optim, options, segment, startup
+from train import caption, classify, detect, label, loop, optim, options, segment, startup
 from zoo import catalog
 
 TRAIN = Path(__file__).parent.parent / "train"
-SCRIPTS = {"classify": classify, "segment": segment, "text": caption}  # by the model's task
+SCRIPTS = {  # by the model's task
+  "classify": classify, "detect": detect, "segment": segment, "text": caption,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted((TRAIN / "recipes").glob("*.flags")), ids=lambda p: p.stem)

@@ -8,7 +8,7 @@ with a run that was stopped.  The workdir then holds report.html, model.safetens
 and python -m train.find take), metrics.csv, predictions.npz, run.json, checkpoints/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from train.tasks.yolo import Yolo
 import zoo
 from zoo import catalog
 from zoo.detect import found
-from zoo.detect.yolo import YOLO
+from zoo.detect.yolo import YOLO, Dense
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +91,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     pixels = pixels_of(origin, config.size)
     sizes = tuple(map(int, own.sizes))
     zoom = tuple(map(float, own.zoom))
-    if strange := [s for s in (pixels.size, *sizes) if s % 32 or s < 32]:
-      faults.append(f"sides of the input are multiples of 32, not {strange}")
+    faults += strange_sizes(origin.variant, (pixels.size, *sizes))
     if len(zoom) != 2:
       faults.append(f"--zoom has two numbers, such as 0.5,1.5, not {len(zoom)}")
     elif not faults:
@@ -167,6 +166,18 @@ def described(model: str) -> zoo.Record:
   return record
 
 
+def strange_sizes(variant: str, sizes: Sequence[int]) -> list[str]:
+  """A sentence if YOLO cannot take squares of these sides; other detectors take any."""
+  model = zoo.create(variant)
+  if not isinstance(model, YOLO):
+    return []
+  if any(isinstance(row, Dense) for row in model.neck):
+    wrong, wanted = [s for s in sizes if s != 448], "448 pixels, as its dense layer is"
+  else:
+    wrong, wanted = [s for s in sizes if s % 32 or s < 32], "multiples of 32"
+  return [f"sides of {variant}'s input are {wanted}, not {wrong}"] if wrong else []
+
+
 def starting(config: loop.Config, own: Config, model, stages, pixels, fields):
   """What gives the variables to start from; None for random ones."""
   if own.backbone and config.model not in catalog.VARIANTS:
@@ -198,19 +209,25 @@ def on_backbone(model, backbone: str, stages: Sequence[str], size: int, seed: in
 
 def pixels_of(origin: zoo.Record, size: int) -> zoo.Preprocess:
   """How a detector's pictures are prepared, at a size of one's own if it is not 0."""
-  return origin.preprocess.at(size) if size else origin.preprocess
+  pixels = found.whole(origin.preprocess)
+  return pixels.at(size) if size else pixels
 
 
-def task_of(model, variant: str, own: Config):
-  """Raises ValueError for a detector whose training is not here."""
-  if not isinstance(model, YOLO):
-    raise ValueError(f"{variant} cannot be trained here yet; train one of {', '.join(trained())}")
+def yolo_task(model: YOLO, variant: str, own: Config) -> Yolo:
   rescore = variant != "yolov2_tiny"  # darknet's yolov2-tiny.cfg has rescore=0
   return Yolo(model, rescore, own.score, own.iou, own.limit)
 
 
-def trained() -> list[str]:
-  return [name for name in zoo.names(task="detect") if name.startswith("yolo")]
+# Families that can be trained here -> what makes their task.
+TASKS: dict[type, Callable] = {YOLO: yolo_task}
+
+
+def task_of(model, variant: str, own: Config):
+  """Raises ValueError for a detector whose training is not here."""
+  if (make := TASKS.get(type(model))) is None:
+    names = [n for n in zoo.names(task="detect") if type(zoo.create(n)) in TASKS]
+    raise ValueError(f"{variant} cannot be trained here yet; train one of {', '.join(names)}")
+  return make(model, variant, own)
 
 
 def beside(

@@ -103,7 +103,7 @@ def find(
     raise ValueError(f"{config.model} is a backbone without classes; name a detector")
   classes = predict.class_names(record, network.num_classes)
   nothing(classes).of(config.classes)  # names those that are unknown
-  variables, pixels = jax.device_put(variables), record.preprocess
+  variables, pixels = jax.device_put(variables), found.whole(record.preprocess)
 
   @jax.jit
   def step(variables, image):

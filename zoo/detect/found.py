@@ -37,11 +37,18 @@ class Place(NamedTuple):
     return np.array((self.left, self.top) * 2)
 
 
+def whole(preprocess: Preprocess) -> Preprocess:
+  """The same, or letterboxed where it would show the middle of a picture only."""
+  if preprocess.letterbox or (preprocess.squash and preprocess.resize == preprocess.size):
+    return preprocess
+  return dataclasses.replace(preprocess, letterbox=True)
+
+
 def place(preprocess: Preprocess, height: int, width: int) -> Place:
   """Where `preprocess.crop` puts a picture of that size.
 
   Raises:
-    ValueError: it shows a part of the picture only, as a classifier's does.
+    ValueError: it shows a part of the picture only, as a classifier's does; see `whole`.
   """
   size = preprocess.size
   if preprocess.letterbox:
