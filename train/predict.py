@@ -33,13 +33,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from train import figures, gallery, options, page, startup
+from train import figures, gallery, options, page, runtime, startup
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
 import zoo
 from zoo import catalog
 from zoo.weights import imagenet_classes
+
+
+RUNTIMES = ("xla", "onnxruntime")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Config:
   target: str = option("", "Class to explain, by name; empty for the first answer of each.")
   batch: int = option(16, "Photographs computed at once.", lower_bound=1)
   threads: int = option(4, "Threads that read photographs.", lower_bound=1)
+  runtime: str = option(
+    "xla", "What computes the classes; on a CPU onnxruntime is the faster one.", choices=RUNTIMES
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +76,11 @@ class Answer:
 def predict(
   model: str | Path, paths: Sequence[Path], *, top: int = 5, maps: Sequence[str] = (),
   layer: str | None = None, target: str = "", batch: int = 16, threads: int = 4,
-  failed: Callable[[str], None],
+  by: str = "xla", failed: Callable[[str], None],
 ) -> Iterator[Answer]:  # fmt: skip
   """Answers in order of `paths`; `failed` is called with a sentence for each that is unreadable.
+
+  `by` is one of RUNTIMES.
 
   Raises:
     ValueError, FileNotFoundError: no such model, class, map or layer, or a model without classes.
@@ -84,12 +92,16 @@ def predict(
     raise ValueError(f"{model} is a backbone without classes; name a classifier")
   classes = class_names(record, network.num_classes)
   explained = number_of(target, classes) if target else None
+  outside = runtime.onnxruntime_logits(network, variables, record) if by == "onnxruntime" else None
   variables, batch = jax.device_put(variables), min(batch, max(len(paths), 1))
+  normalize = jax.jit(record.preprocess.normalize)
 
   @jax.jit
-  def step(variables, image):
+  def step(variables, image, logits):
     x = record.preprocess.normalize(image)
-    probs = jax.nn.softmax(network.apply(variables, x, train=False)["logits"].astype(jnp.float32))
+    if logits is None:
+      logits = network.apply(variables, x, train=False)["logits"]
+    probs = jax.nn.softmax(logits.astype(jnp.float32))
     found = jax.lax.top_k(probs, min(top, len(classes)))
     of = found[1][:, 0] if explained is None else jnp.full(len(x), explained)
     return found, {name: method(network, variables, x, of) for name, method in methods.items()}
@@ -97,7 +109,8 @@ def predict(
   reads = ((path, path.read_bytes) for path in paths)
   for some, seen in batches(views(reads, record.preprocess, threads), batch, failed):
     padded = np.concatenate([seen, np.zeros((batch - len(seen), *seen.shape[1:]), np.uint8)])
-    (probs, index), drawn = jax.device_get(step(variables, padded))
+    logits = outside and outside(normalize(padded))
+    (probs, index), drawn = jax.device_get(step(variables, padded, logits))
     for i, path in enumerate(some):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
       own = {name: drawn[name][i] for name in methods}  # jit sorts names
@@ -265,7 +278,7 @@ def main(argv: Sequence[str], config: Config) -> int:
     answers = predict(
       config.model, paths, top=config.top, maps=config.maps if config.out else (),
       layer=config.layer or None, target=config.target, batch=config.batch, threads=config.threads,
-      failed=failed,
+      by=config.runtime, failed=failed,
     ) if paths else ()  # fmt: skip
     for answered, answer in enumerate(answers, 1):
       if album:
