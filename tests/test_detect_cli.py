@@ -1,5 +1,6 @@
 """python -m train.detect: a run, what it leaves, and what it answers to bad input."""
 
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,8 @@ from tests.runs import untrained
 from tests.test_detect_data import CLASSES, coco
 from train import average_precision, detect, detect_report, loop, optim
 from train.data import detection
+from train.tasks.retinanet import Retina
+from train.tasks.ssd import Ssd
 import zoo
 from zoo import store
 from zoo.detect import found, yolo
@@ -99,6 +102,29 @@ def test_the_trunk_of_another(small, tmp_path, monkeypatch):
   fresh = configs(tmp_path, own, model=str(tmp_path / "run"))
   with pytest.raises(ValueError, match="--backbone is for a fresh --model"):
     detect.prepare(*fresh)
+
+
+@pytest.mark.parametrize("name, task, shown", [
+  ("ssdlite320_mobilenet_v3_large", Ssd, "squash"),
+  ("retinanet_resnet50_fpn_v2", Retina, "letterbox"),
+])  # fmt: skip
+def test_other_families(name, task, shown, tmp_path):
+  """The same script: whole pictures in, the same form of detections out."""
+  coco(tmp_path / "data")
+  job = detect.prepare(*configs(tmp_path, model=name, size=96, steps=1))
+  pixels = job.record.preprocess
+  assert isinstance(job.task, task) and getattr(pixels, shown) and pixels.size == 96
+  assert job.model.num_classes == len(CLASSES) and job.weights is None
+  batch = next(job.train_batches(0))
+
+  def run(image):
+    out, _ = job.model.clone(
+      numerics=dataclasses.replace(job.model.numerics, plain=True)
+    ).init_with_output(jax.random.key(0), image, train=False)
+    return job.task.terms(out, batch), job.task.predict(out)
+
+  terms, found = jax.eval_shape(run, jax.ShapeDtypeStruct((2, 96, 96, 3), np.float32))
+  assert terms["loss"][0].shape == (2,) and found["boxes"].shape == (2, 20, 4)
 
 
 def test_drawn_faults():

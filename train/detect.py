@@ -25,10 +25,14 @@ from train.data.detection import Augment, BoxSource
 from train.metrics import show
 from train.mix import Mix
 from train.options import option
+from train.tasks.retinanet import Retina
+from train.tasks.ssd import Ssd
 from train.tasks.yolo import Yolo
 import zoo
 from zoo import catalog
 from zoo.detect import found
+from zoo.detect.retinanet import RetinaNet
+from zoo.detect.ssd import SSD
 from zoo.detect.yolo import YOLO, Dense
 
 
@@ -218,8 +222,16 @@ def yolo_task(model: YOLO, variant: str, own: Config) -> Yolo:
   return Yolo(model, rescore, own.score, own.iou, own.limit)
 
 
+def ssd_task(model: SSD, variant: str, own: Config) -> Ssd:
+  return Ssd(model, own.score, own.iou, own.limit)
+
+
+def retina_task(model: RetinaNet, variant: str, own: Config) -> Retina:
+  return Retina(model, giou=variant.endswith("_v2"), score=own.score, iou=own.iou, limit=own.limit)
+
+
 # Families that can be trained here -> what makes their task.
-TASKS: dict[type, Callable] = {YOLO: yolo_task}
+TASKS: dict[type, Callable] = {YOLO: yolo_task, SSD: ssd_task, RetinaNet: retina_task}
 
 
 def task_of(model, variant: str, own: Config):
