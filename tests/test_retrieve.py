@@ -169,6 +169,9 @@ def test_features_and_colours_have_their_weights(vectors):
   both = 0.75 * features[:4].astype(float) @ features.T + 0.25 * colors[:4] @ colors.T
   np.testing.assert_allclose(scores, -np.sort(-both, 1), atol=1e-5)
   assert (rows[:, 0] == np.arange(4)).all()
+  every = np.triu(0.75 * features.astype(float) @ features.T + 0.25 * colors @ colors.T, 1)
+  [pair] = retrieve.duplicates(index, every.max() - 1e-5)
+  assert pair[:2] == np.unravel_index(every.argmax(), every.shape)
   with pytest.raises(ValueError, match="weight of colours within 0..1"):
     retrieve.Joined(features, signatures[:3], 2.0)
 

@@ -154,13 +154,14 @@ def duplicates(index: np.ndarray, least: float, *, limit: int = 50) -> list[tupl
     least: cosine, or for codes the negative of the bits that may differ.
     limit: how many partners of a row are looked at.
   """
-  rows, scores = nearest(index, index, min(limit, max(len(index) - 1, 1)),
-                         exclude=np.arange(len(index)))  # fmt: skip
-  pairs = {}
-  for i, (others, near) in enumerate(zip(rows, scores)):
-    for j, score in zip(others.tolist(), near.tolist()):
-      if j >= 0 and score >= least:
-        pairs.setdefault((min(i, j), max(i, j)), score)
+  pairs, k = {}, min(limit, max(len(index) - 1, 1))
+  for start in range(0, len(index), 1024):
+    own = np.arange(start, min(start + 1024, len(index)))
+    found = nearest(np.asarray(index[own[0] : own[-1] + 1]), index, k, exclude=own)
+    for i, others, near in zip(own.tolist(), *(part.tolist() for part in found)):
+      for j, score in zip(others, near):
+        if j >= 0 and score >= least:
+          pairs.setdefault((min(i, j), max(i, j)), score)
   return sorted(((i, j, s) for (i, j), s in pairs.items()), key=lambda p: (-p[2], p[0], p[1]))
 
 
