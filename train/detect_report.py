@@ -5,6 +5,7 @@ Everything is scored again from predictions.npz and the annotations of the data.
 
 from collections import Counter
 from collections.abc import Sequence
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -82,7 +83,8 @@ def write(workdir: Path, out: Path | None = None) -> Path:
   cards, misses = _misses(run)
   pictures |= misses
   title = f"{run.info['model']} on {Path(run.info['data']).name}"
-  start = f"the weights {run.info['weights']}" if run.info["weights"] else "random weights"
+  start = run.info["config"]["backbone"] or run.info["weights"]
+  start = f"the weights {start}" if start else "random weights"
   show = lambda name, alt: page.figure(page.data_uri(pictures[name]), alt=alt)
   body = [
     f"<h1>{page.escape(title)}</h1>",
@@ -115,8 +117,6 @@ def write(workdir: Path, out: Path | None = None) -> Path:
 
 
 def _metrics(workdir: Path) -> list[tuple[int, str, str, float]]:
-  import csv
-
   with open(workdir / "metrics.csv", newline="") as file:
     table = csv.DictReader(file)
     return [(int(r["step"]), r["split"], r["name"], float(r["value"])) for r in table]
