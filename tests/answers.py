@@ -14,6 +14,11 @@ import pytest
 SIDE = 48
 
 
+def part(i: int) -> str:
+  """The split of row `i`: a third is for the test."""
+  return "test" if i % 3 == 0 else "val" if i % 10 == 1 else "train"
+
+
 def photographs() -> dict[str, np.ndarray]:
   datasets = pytest.importorskip("sklearn.datasets")
   images = datasets.load_sample_images().images
@@ -28,7 +33,7 @@ def patch(image: np.ndarray, rng, side: int = SIDE) -> np.ndarray:
   return np.asarray(small)
 
 
-def labels(folder: Path, count: int = 60) -> Path:
+def labels(folder: Path, count: int = 72) -> Path:
   """A listing of pictures with a flower in one half, a temple in the other, or grey in either."""
   images, rng, rows = photographs(), np.random.default_rng(0), []
   for i in range(count):
@@ -37,22 +42,24 @@ def labels(folder: Path, count: int = 60) -> Path:
               for name, image in images.items()]  # fmt: skip
     rng.shuffle(halves)
     save(folder / f"{i}.png", np.concatenate(halves, 1))
-    rows.append({"image": f"{i}.png", "labels": "|".join(n for n in images if yes[n])})
+    rows.append({"image": f"{i}.png", "labels": "|".join(n for n in images if yes[n]),
+                 "split": part(i)})  # fmt: skip
   return _write(folder, rows)
 
 
-def numbers(folder: Path, count: int = 60) -> Path:
+def numbers(folder: Path, count: int = 72) -> Path:
   """Of pictures of different brightness: that, in percent, and its opposite in no unit."""
   images, rng, rows = photographs(), np.random.default_rng(0), []
   for i in range(count):
     share = rng.uniform(0.1, 1)
     save(folder / f"{i}.png", patch(images["flower"], rng) * share)
     rows.append({"image": f"{i}.png", "percent": f"{100 * share:.3f}",
-                 "dark": "" if i % 5 == 0 else f"{1 - share:.4f}"})  # fmt: skip
+                 "dark": "" if i % 5 == 0 else f"{1 - share:.4f}",
+                 "split": part(i)})  # fmt: skip
   return _write(folder, rows)
 
 
-def places(folder: Path, count: int = 60) -> Path:
+def places(folder: Path, count: int = 72) -> Path:
   """A listing in JSON of temples or flowers on a dark photograph of the other."""
   images, rng, rows = photographs(), np.random.default_rng(0), []
   for i in range(count):
@@ -63,12 +70,12 @@ def places(folder: Path, count: int = 60) -> Path:
     canvas[top : top + side, left : left + side] = patch(images[name], rng, side)
     save(folder / f"{i}.png", canvas)
     rows.append({"image": f"{i}.png", "label": str(name),
-                 "box": [left, top, left + side, top + side]})  # fmt: skip
+                 "box": [left, top, left + side, top + side], "split": part(i)})  # fmt: skip
   (folder / "listing.json").write_text(json.dumps(rows))
   return folder / "listing.json"
 
 
-def bags(folder: Path, count: int = 60) -> Path:
+def bags(folder: Path, count: int = 72) -> Path:
   """Bags of 2 to 5 pictures; those called flower have one of a flower among temples."""
   images, rng, rows = photographs(), np.random.default_rng(0), []
   for i in range(count):
@@ -77,7 +84,7 @@ def bags(folder: Path, count: int = 60) -> Path:
     for k in range(some):
       name = label if k == key else "temple"
       save(folder / f"{i}_{k}.png", patch(images[name], rng, 32))
-      rows.append({"image": f"{i}_{k}.png", "bag": f"bag {i}", "label": label})
+      rows.append({"image": f"{i}_{k}.png", "bag": f"bag {i}", "label": label, "split": part(i)})
   return _write(folder, rows)
 
 

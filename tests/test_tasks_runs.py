@@ -19,11 +19,11 @@ from zoo import store
 
 SIZE = 32
 OPTIMIZER = optim.Config(lr=2e-3, head_lr=1.0, warmup=0.0)
-CASES = {  # what makes the listing, the script, its flags
-  "multilabel": (answers.labels, label, label.Config(task="multilabel", loss="asymmetric")),
-  "regress": (answers.numbers, label, label.Config(task="regress", augment=False)),
-  "localize": (answers.places, label, label.Config(task="localize", crop=0.9, flip=0.0)),
-  "bags": (answers.bags, bags, bags.Config(instances=5, crop=0.9)),
+CASES = {  # what makes the listing, the script, its flags, updates
+  "multilabel": (answers.labels, label, label.Config(task="multilabel", loss="asymmetric"), 24),
+  "regress": (answers.numbers, label, label.Config(task="regress", augment=False), 24),
+  "localize": (answers.places, label, label.Config(task="localize", crop=0.9, flip=0.0), 24),
+  "bags": (answers.bags, bags, bags.Config(instances=5, crop=0.9), 72),
 }
 
 
@@ -41,9 +41,9 @@ def narrow(tmp_path_factory):
 @pytest.fixture(scope="module", params=CASES)
 def done(request, narrow, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
-  make, script, own = CASES[request.param]
+  make, script, own, steps = CASES[request.param]
   config = loop.Config(
-    model=str(narrow), data=str(make(folder)), workdir=str(folder / "run"), batch=16, steps=24,
+    model=str(narrow), data=str(make(folder)), workdir=str(folder / "run"), batch=16, steps=steps,
     eval_every=100.0, log_every=8,
   )  # fmt: skip
   made, plan = script.prepare(config, OPTIMIZER, own)

@@ -45,6 +45,8 @@ def write(workdir: Path, data: listing.Listed) -> Path:
   figure = page.figure(page.data_uri(figures.curve({workdir.name: curves}, "loss")), alt="loss")
   record = zoo.record(workdir)
   sheet = Sheet(info["outputs"]["task"], data.classes, record, rows.some(index), answers)
+  worst = sheet.order[:SHOWN]
+  best = [row for row in reversed(sheet.order) if row not in worst][:SHOWN]
   body = [
     f"<h1>{page.escape(title)}</h1>",
     page.paragraph(_origin(info, len(index), str(answers["split"])), soft=True),
@@ -53,8 +55,8 @@ def write(workdir: Path, data: listing.Listed) -> Path:
     page.section("How it learned", page.figures([figure])),
     page.section(
       "Pictures", page.paragraph(sheet.words, soft=True),
-      "<h3>The worst</h3>", page.cards(map(sheet.card, sheet.order[:SHOWN])),
-      "<h3>The best</h3>", page.cards(map(sheet.card, sheet.order[: -SHOWN - 1 : -1])),
+      "<h3>The worst</h3>", page.cards(map(sheet.card, worst)),
+      "<h3>The best</h3>", page.cards(map(sheet.card, best)),
     ),
     page.section(
       "How it was made", page.code(info["command"]),
