@@ -207,7 +207,7 @@ def small():
   """A Faster R-CNN of a few layers."""
   from zoo.classify.resnet import Block, ResNet
 
-  return zoo.create("fasterrcnn_resnet50_fpn", num_classes=CLASSES).clone(
+  return zoo.create("fasterrcnn_resnet50_fpn", num_classes=CLASSES, plain=True).clone(
     trunk=partial(ResNet, (1, 1, 1, 1), block=partial(Block, bottleneck=False), width=8),
     pyramid=partial(fpn.FPN, 8),
     head=partial(rcnn.TwoDense, 8),

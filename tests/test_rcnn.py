@@ -63,7 +63,7 @@ def small(detection, kind: str):  # noqa: F811
     rpn_head=detection.rpn.RPNHead(WIDTH, 3 * len(sizes[0]), conv_depth=1 + second),
     rpn_pre_nms_top_n_test=before, rpn_post_nms_top_n_test=after, rpn_score_thresh=least, **heads,
   )  # fmt: skip
-  model = zoo.create(name, num_classes=3)
+  model = zoo.create(name, num_classes=3, plain=True)
   model = model.clone(
     pyramid=partial(model.pyramid, WIDTH), head=partial(model.head, HIDDEN),
     before=(before, 0), after=(after, 0),

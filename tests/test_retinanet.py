@@ -49,7 +49,7 @@ def small(detection, version: int):  # noqa: F811
   original = detection.retinanet.RetinaNet(backbone, 4, head=head, min_size=96, max_size=128)
   if first:
     detection._utils.overwrite_eps(original, 0.0)
-  model = zoo.create("retinanet_resnet50_fpn" + "_v2" * (not first), num_classes=4)
+  model = zoo.create("retinanet_resnet50_fpn" + "_v2" * (not first), num_classes=4, plain=True)
   model = model.clone(
     trunk=partial(ResNet, (1, 1, 1, 1)), groups=None if first else 8,
     pyramid=partial(FPN, width, top=Top.P5 if first else Top.C5),

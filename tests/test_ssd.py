@@ -54,7 +54,7 @@ def on_vgg(detection, size: int, variant: str):  # noqa: F811
     backbone, boxes, (size, size), 4,
     image_mean=[0.48235, 0.45882, 0.40784], image_std=[1 / 255.0] * 3,
   )  # fmt: skip
-  model = zoo.create(variant, num_classes=3)
+  model = zoo.create(variant, num_classes=3, plain=True)
   trunk = partial(VGG, DEPTHS, widths=WIDTHS, ceil_pools=(3,))
   extras = model.backbone.args[1]
   return original, model.clone(backbone=partial(ssd.OnVGG, trunk, extras))
@@ -64,7 +64,7 @@ def on_mobilenet(detection):  # noqa: F811
   original = detection.ssdlite320_mobilenet_v3_large(
     weights=None, weights_backbone=None, num_classes=4
   )
-  return original, zoo.create("ssdlite320_mobilenet_v3_large", num_classes=3)
+  return original, zoo.create("ssdlite320_mobilenet_v3_large", num_classes=3, plain=True)
 
 
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "ssd512_vgg16", "ssdlite320_mobilenet_v3_large"])
