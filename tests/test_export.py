@@ -253,6 +253,16 @@ def test_verify_beside_numbers_kept_of_the_original(
   assert "of its runtime 1.0, kept with the code" in capsys.readouterr().out
 
 
+def test_verify_asks_no_library_whose_network_differs():
+  """timm has a MobileNet of that name, which pads as torch does."""
+  record = zoo.record("mobilenetv1_100.tflite")
+  assert list(verify._others(record, None, None, 1001, None)) == []
+  pixels = zoo.Preprocess(SIZE, SIZE)
+  other = zoo.Record("mobilenetv1_100", None, preprocess=pixels)
+  found = [name for name, _ in verify._others(other, None, None, 1000, None)]
+  assert "keras" not in found
+
+
 def test_verify_says_where_nothing_is_known(tuned, alone, capsys):
   assert main(Options(), ["verify", str(tuned[0])]) == 2
   assert "no original of it is known or installed here" in capsys.readouterr().out

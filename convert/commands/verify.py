@@ -169,8 +169,11 @@ def _others(record, variables, pixels, classes: int, against) -> Iterator[tuple[
     yield "onnxruntime", lambda: _onnxruntime(record, variables, pixels)
     return
   rows = catalog.WEIGHTS
-  near = [rows[record.weights].dialect] if record.weights in rows else []
-  near += [row.dialect for row in rows.values() if row.variant == record.variant]
+  if record.weights in rows:  # the networks of other libraries may pad or divide in another way
+    near = [rows[record.weights].dialect]
+  else:
+    own = (row for row in rows.values() if row.variant == record.variant)
+    near = [row.dialect for row in own if not row.fields]
   for dialect in dict.fromkeys([against] if against else near):
     original = originals.find(record.variant, dialect, record.weights)
     if original is None or not (against or originals.installed(original)):
