@@ -118,7 +118,8 @@ def nearest(
     skip = jnp.asarray(np.pad(exclude[part], (0, room), constant_values=-1).astype(np.int32))
     best = jnp.full((some, k), -1, jnp.int32), jnp.full((some, k), -jnp.inf, jnp.float32)
     for start, rows in _blocks(index, block):
-      best = _better(best, own, rows, start, len(index), skip)
+      # Waiting keeps blocks from queueing up in memory.
+      best = jax.block_until_ready(_better(best, own, rows, start, len(index), skip))
     for whole, piece in zip(found, jax.device_get(best)):
       whole[part] = piece[: some - room]
   return found
