@@ -263,6 +263,20 @@ def test_verify_asks_no_library_whose_network_differs():
   assert "keras" not in found
 
 
+@pytest.mark.parametrize(
+  "pixels, shape",
+  [
+    (zoo.Line(), (1, 32, 128, 1)),
+    (zoo.Line(64, 90, (0.5,) * 3, (0.5,) * 3), (1, 64, 90, 3)),
+    (zoo.Preprocess(48, 48, (0.5,), (0.5,), channels="L"), (1, 48, 48, 1)),
+    (zoo.Preprocess(600, 600), (1, verify.PATTERN, verify.PATTERN, 3)),
+  ],
+)
+def test_the_generated_picture_suits_every_network(pixels, shape):
+  picture = verify.picture(pixels, None)
+  assert picture.shape == shape and picture.std() > 0.3
+
+
 def test_verify_says_where_nothing_is_known(tuned, alone, capsys):
   assert main(Options(), ["verify", str(tuned[0])]) == 2
   assert "no original of it is known or installed here" in capsys.readouterr().out

@@ -142,7 +142,9 @@ def picture(preprocess: zoo.Preprocess | zoo.Line, image: str | None) -> np.ndar
       pixels = preprocess.crop(file.convert("RGB"))
   else:
     height, width = (min(side, PATTERN) for side in pair(preprocess.size))
-    y, x, c = np.indices((height, width, 3))
+    # A line comes in the channels that its reader wants, a picture in three.
+    channels = len(preprocess.mean) if isinstance(preprocess, zoo.Line) else 3
+    y, x, c = np.indices((height, width, channels))
     pixels = ((3 * x + 5 * y + x * y // 31 + 85 * c) % 256).astype(np.uint8)
   return np.asarray(preprocess.normalize(pixels[None]))
 
