@@ -239,7 +239,7 @@ def run(config: Config, job: Job) -> Outcome:
     with spent(seconds, "save"):
       checkpoints.wait()
     outcome = evaluate(held_out, best.variables(mesh))
-    if first and progress.speed and job.task.inputs == ("image",):
+    if first and progress.speed and job.name == "classify":  # whose networks `zoo.listing` counts
       used, sentence = pace.utilisation(
         _multiply_adds(job), progress.speed, devices=mesh.size, dtype=config.dtype,
         peak=config.peak, partly=bool(job.held(total)),
