@@ -55,7 +55,7 @@ def ours(family: str, one: Twin, methods) -> tuple[np.ndarray, list[np.ndarray]]
     return explain.perturbed(one.model, variables, image, layer)[1], maps
 
   return jax.device_get(
-    jax.jit(run, compiler_options=parity.QUICK_GRADIENTS)(one.variables, one.image)
+    jax.jit(run, compiler_options=parity.QUICK_COMPILATION)(one.variables, one.image)
   )
 
 

@@ -25,11 +25,8 @@ from zoo import catalog, layers
 # Even and odd: stride-2 padding slips show on one of them only. Small, for time.
 SIZES = ((96, 96), (97, 131))
 
-# LLVM's optimisation takes most of a case's time and wins nothing on two images. With neither,
-# jaxlib 0.10.2 computes wrong gradients of a chain of 3x3 convolutions in float64: those need the
-# other options.
+# LLVM's optimisation takes most of a case's time and wins nothing on two images.
 QUICK_COMPILATION = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-QUICK_GRADIENTS = QUICK_COMPILATION | {"xla_backend_optimization_level": 1}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ BOXES = np.array(
 )
 LABELS = np.array([[2, 0, 3, -1, -1], [1, -1, -1, -1, -1]], np.int32)
 BATCH = {"boxes": BOXES, "box_label": LABELS, "real": np.ones(2, np.float32)}
-steep = partial(jax.jit, compiler_options=parity.QUICK_GRADIENTS)
+steep = partial(jax.jit, compiler_options=parity.QUICK_COMPILATION)
 GRIDS = ((16, 16), (8, 8), (4, 4), (2, 2), (1, 1))
 
 

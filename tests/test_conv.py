@@ -60,6 +60,57 @@ def test_conv_is_its_definition_and_so_are_its_gradients(form):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+WINDOWS = [  # size, kernel, stride, padding, ceil
+  ((7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)), False),
+  ((9, 8), (3, 3), (2, 2), "VALID", False),
+  ((8, 9), (3, 3), (2, 2), "VALID", True),
+  ((8, 6), (2, 2), (2, 2), "VALID", False),
+  ((6, 7), (5, 5), (1, 1), "SAME", False),
+  ((7, 7), (2, 2), (3, 3), "VALID", False),
+]
+
+
+@pytest.mark.parametrize("size, kernel, stride, padding, ceil", WINDOWS)
+def test_own_gradients_of_a_maximum(size, kernel, stride, padding, ceil):
+  x = jnp.round(jax.random.normal(KEY, (2, *size, 3)) * 2)  # many are equal: the first is taken
+  how = dict(stride=stride, padding=padding, ceil=ceil)
+
+  def loss(x, plain):
+    y = ops.max_pool(x, kernel, plain=plain, **how)
+    return jnp.sum(y * jnp.arange(y.size).reshape(y.shape))
+
+  got, want = (jax.grad(partial(loss, plain=plain))(x) for plain in (False, True))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_no_gradient_of_a_maximum_is_lost_where_xla_computes_its_input_twice():
+  """Autodiff's comparison with the maximum lost a tenth of it behind norms in Inceptions."""
+  x = jax.random.normal(KEY, (2, 13, 13, 8))
+  scale = jax.random.normal(jax.random.key(1), (8,))
+
+  def before(x):
+    return jnp.maximum(x * scale / jnp.sqrt(x.var((0, 1, 2)) + 1e-3) + scale, 0)
+
+  @jax.jit
+  @jax.grad
+  def slope(shift, x):
+    y = ops.max_pool(before(x) + shift, (3, 3), stride=(2, 2))
+    return jnp.sum(jnp.square(y) / 2) - jnp.sum(jnp.square(before(x)) / 2)
+
+  want = ops.max_pool(before(x), (3, 3), stride=(2, 2)).sum()
+  np.testing.assert_allclose(slope(0.0, x), want, rtol=1e-5)
+
+
+def test_the_plain_form_has_forward_derivatives():
+  x, w = jax.random.normal(KEY, (1, 5, 5, 2)), jax.random.normal(KEY, (3, 3, 1, 2))
+  run = partial(ops.conv, groups=2, plain=True)
+  _, moved = jax.jvp(lambda x: run(x, w), (x,), (jnp.ones_like(x),))
+  np.testing.assert_allclose(moved, run(jnp.ones_like(x), w), rtol=1e-5)
+  pool = partial(ops.max_pool, kernel=(2, 2), stride=(1, 1), plain=True)
+  _, moved = jax.jvp(pool, (x,), (x,))
+  np.testing.assert_allclose(moved, pool(x), rtol=1e-5)
+
+
 def test_groups_join_into_blocks_of_bounded_width():
   x, w = jnp.ones((1, 5, 5, 128)), jax.random.normal(KEY, (3, 3, 4, 128))
   fast = partial(ops.conv, groups=32)

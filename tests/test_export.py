@@ -172,7 +172,7 @@ def test_stablehlo_runs_without_this_project(tuned, tmp_path):
   "options, sentence",
   [
     (Options(to="keras"), "no dialect of resnet18 .* written to keras"),
-    (Options(to="torch", dialect="slim"), "no rules for resnet in dialect 'slim'; there are"),
+    (Options(to="torch", dialect="caffe"), "names that caffe gives a resnet18 are not known"),
     (Options(to="torch", dialect="keras"), "names of keras .* not written to torch"),
     (Options(to="torch", file="x"), "one thing at a time"),
     (Options(to="torch", against="timm"), "--against goes with verify"),

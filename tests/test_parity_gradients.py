@@ -82,7 +82,7 @@ def ours(model, rules, state, cotangents, after, image):
     ends = out if isinstance(out, dict) else {"logits": out}
     return sum((ends[end] * c).sum() for end, c in cotangents.items()), moved
 
-  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=parity.QUICK_GRADIENTS)
+  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=parity.QUICK_COMPILATION)
   grads, moved = jax.device_get(run(start["params"]))
   flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")
   pairs = lambda a, b: {path: (value, flat(b)[path]) for path, value in flat(a).items()}

@@ -139,9 +139,9 @@ def test_a_perfect_prediction_has_the_least_loss(name):
   assert least == pytest.approx(0, abs=1e-5)
   rng = np.random.default_rng(0)
   for end, array in out.items():
-    for _ in range(5):
-      noise = rng.normal(0, 40, array.shape)
-      assert loss(out | {end: array + noise}) > least
+    noisy = [loss(out | {end: array + rng.normal(0, 40, array.shape)}) for _ in range(5)]
+    assert min(noisy) > least - 1e-6  # noise may leave a prediction right, and then only rounding
+    assert max(noisy) > least + 0.1
 
 
 def test_the_losses_are_optax_where_it_has_them():

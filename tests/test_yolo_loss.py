@@ -110,7 +110,7 @@ def test_equals_darknet(name, fresh, tmp_path):
     terms = task.terms(out, batch)
     return terms["loss"][0].mean(), terms["printed"][0].mean()
 
-  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=parity.QUICK_GRADIENTS)
+  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=parity.QUICK_COMPILATION)
   grads, ours = run(heads)
   np.testing.assert_allclose(ours, printed, rtol=1e-4)
   if name.startswith("yolov2"):
@@ -182,7 +182,7 @@ def test_descent_finds_the_objects(name):
   label = np.array([[3, 1, -1]], np.int32)
   batch = {"boxes": boxes, "box_label": label}
 
-  @partial(jax.jit, compiler_options=parity.QUICK_GRADIENTS)
+  @partial(jax.jit, compiler_options=parity.QUICK_COMPILATION)
   def descend(out):
     slope = jax.grad(lambda out: task.terms(out, batch)["loss"][0].sum())
     step = lambda i, out: jax.tree.map(lambda x, g: x - 0.15 * g, out, slope(out))

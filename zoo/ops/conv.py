@@ -10,6 +10,7 @@ Sizes are (height, width) pairs; pads are ((top, bottom), (left, right)), "SAME"
 
 from collections.abc import Iterator
 from functools import partial, reduce
+import itertools
 import operator
 
 import jax
@@ -73,8 +74,9 @@ def _pointwise(x, kernel, *, stride, pads, dilation, groups):
   """1x1: slice by the stride, then one matrix product for each group."""
   del dilation
   x = every(_pad(x, pads, 0), stride)
-  if groups == 1:
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+  if groups == 1:  # of [pixels c]: with more axes the kernel's gradient takes up to 5 times as long
+    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return y.reshape(*x.shape[:3], -1)
   x = x.reshape(*x.shape[:3], groups, -1)
   y = jnp.einsum("bhwgc,cgf->bhwgf", x, kernel[0, 0].reshape(x.shape[-1], groups, -1))
   return y.reshape(*y.shape[:3], -1)
@@ -141,19 +143,86 @@ def max_pool(
 ) -> jax.Array:
   """Maximum over windows; padding never wins. `ceil` keeps the last, partly outside, window."""
   pads, out = _window(x, kernel, stride, padding, ceil)
-  low = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
 
   def default(x):
     return lax.reduce_window(
-      x, np.array(low, x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1),
+      x, np.array(_least(x.dtype), x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1),
       ((0, 0), *pads, (0, 0)),
     )  # fmt: skip
 
   def shifted(x):
-    return reduce(jnp.maximum, _taps(_pad(x, pads, low), kernel, stride))
+    return _largest(x, kernel, stride, pads)
 
   y = default(x) if plain else lax.platform_dependent(x, cpu=shifted, default=default)
   return y[:, : out[0], : out[1]]
+
+
+def _least(dtype):
+  return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _largest(x, kernel, stride, pads):
+  """The maximum of the taps. Its gradient goes to the first of equals, as torch's does.
+
+  Autodiff asks which tap equals the maximum. Where XLA computes a tap twice, in two fusions whose
+  roundings differ, none does, and that gradient would be lost without a word.
+  """
+  return reduce(jnp.maximum, _taps(_pad(x, pads, _least(x.dtype)), kernel, stride))
+
+
+def _largest_forward(x, kernel, stride, pads):
+  first, *taps = _taps(_pad(x, pads, _least(x.dtype)), kernel, stride)
+  largest, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(taps)))
+  for number, tap in enumerate(taps, 1):
+    winner = jnp.where(tap > largest, winner.dtype.type(number), winner)
+    largest = jnp.maximum(largest, tap)
+  return largest, (x, winner)
+
+
+def _largest_backward(kernel, stride, pads, saved, dy):
+  x, winner = saved  # of x only the shape
+  term = lambda i, j, dy, winner: jnp.where(winner == i * kernel[1] + j, dy, 0)
+  return (_scattered(term, [dy, winner], x.shape[1:3], kernel, stride, pads),)
+
+
+_largest.defvjp(_largest_forward, _largest_backward)
+
+
+def _scattered(term, arrays, size, kernel: Pair, stride: Pair, pads: Pads):
+  """What `_taps` takes, given back: [b size c] from arrays of the output's size.
+
+  `term(i, j, *views)` is what a tap adds where it was taken from. For each phase of the stride that
+  is a sum of shifted slices; the phases are laid side by side.
+  """
+  n, *out, c = arrays[0].shape
+  axes = [_phases(*of) for of in zip(size, out, kernel, stride, pads)]
+  arrays = [_pad(x, [reach for _, reach in axes], 0) for x in arrays]
+  height, width = (length // -s * -1 for length, s in zip(size, stride))
+  phases = []
+  for rows, columns in itertools.product(*(phases for phases, _ in axes)):
+    terms = [
+      term(i, j, *(x[:, top : top + height, left : left + width] for x in arrays))
+      for (i, top), (j, left) in itertools.product(rows, columns)
+    ]
+    empty = jnp.zeros((n, height, width, c), arrays[0].dtype)
+    phases.append(reduce(operator.add, terms) if terms else empty)
+  if len(phases) == 1:
+    return phases[0]
+  y = jnp.stack(phases).reshape(*stride, *phases[0].shape).transpose(2, 3, 0, 4, 1, 5)
+  return y.reshape(n, height * stride[0], width * stride[1], c)[:, : size[0], : size[1]]
+
+
+def _phases(n, out, k, stride, pads):
+  """Of one axis: for each phase of the stride its taps, as (tap, first row); and dy's padding."""
+  low, _ = pads
+  phases = [
+    [(i, (phase + low - i) // stride) for i in range(k) if (phase + low - i) % stride == 0]
+    for phase in range(stride)
+  ]
+  starts = [start for taps in phases for _, start in taps]
+  before, after = -min(starts), max(starts) - (n // -stride) - out
+  return [[(i, start + before) for i, start in taps] for taps in phases], (before, after)
 
 
 def avg_pool(
