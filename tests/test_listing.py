@@ -36,6 +36,11 @@ def test_feature_info_of_fields():
   assert [f.stride for f in zoo.feature_info("resnet18", output_stride=8)] == [2, 4, 8, 8, 8]
 
 
+def test_every_model_says_which_pixels_it_takes():
+  for name in zoo.names():
+    assert zoo._pixels(name).size, name
+
+
 def test_unknown_variant():
   with pytest.raises(ValueError, match="did you mean 'resnet18'"):
     zoo.info("resnet1B")

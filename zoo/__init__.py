@@ -114,9 +114,9 @@ def feature_info(name: str, **fields: Any) -> tuple[Feature, ...]:
 
 
 def _pixels(variant: str) -> Preprocess | Line:
-  """Those of the variant's first published weights, else what its family says in PIXELS."""
+  """Those of the variant's first published weights, else what its family says in UNPUBLISHED."""
   rows = (row for row in catalog.WEIGHTS.values() if row.variant == variant)
-  own = getattr(catalog.FAMILY[variant], "PIXELS", {}).get(variant, Preprocess())
+  own = getattr(catalog.FAMILY[variant], "UNPUBLISHED", {}).get(variant, Preprocess())
   return next((row.preprocess for row in rows), own)
 
 

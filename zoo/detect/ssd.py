@@ -292,7 +292,7 @@ FUTUREVISION = "pypi:futurevision==0.1.5/futurevision/SSD_MobileNet"
 BYTES = (1 / 255,) * 3  # as std: pixels of 0..255
 HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 SQUASHED = Preprocess(300, 300, mean=(0.48235, 0.45882, 0.40784), std=BYTES, squash=True)
-PIXELS = {"ssd512_vgg16": SQUASHED.at(512)}  # nobody published weights of torchvision's form
+UNPUBLISHED = {"ssd512_vgg16": SQUASHED.at(512)}  # nobody published weights of torchvision's form
 WEIGHTS = {
   "ssd300_vgg16.tv1": Weights(
     "ssd300_vgg16", "torchvision", f"{TORCH}ssd300_vgg16_coco-b556d3b4.pth", "b556d3b4",
