@@ -300,15 +300,28 @@ def identity(norm: str, eps: float, want: Mapping) -> dict[str, np.ndarray]:
   return {path: np.full(want[path].shape, v) for path, v in paths.items() if path in want}
 
 
-def fold(have: Mapping[str, np.ndarray], folded: Norms) -> dict[str, np.ndarray]:
-  """Undoes `identity`: kernels and biases that do what a norm behind them did."""
+def fold(
+  have: Mapping[str, np.ndarray], folded: Norms, others: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
+  """Undoes `identity`: kernels and biases that do what a norm behind them did.
+
+  `others` {path: epsilon} are norms behind nothing; a scale and a bias are left of them.
+  """
   out = dict(have)
-  for conv, (norm, eps) in folded.items():
+
+  def line(norm, eps):  # x * scale + bias
     mean, var = (out.pop(f"batch_stats/{norm}/{name}") for name in ("mean", "var"))
-    scale = out.pop(f"params/{norm}/scale", np.float32(1)) / np.sqrt(var + np.float32(eps))
+    scale = out.pop(f"params/{norm}/scale", np.float32(1)) / np.sqrt(var + var.dtype.type(eps))
+    return scale, mean, out.pop(f"params/{norm}/bias")
+
+  for conv, (norm, eps) in folded.items():
+    scale, mean, after = line(norm, eps)
     bias = out.pop(f"params/{conv}/bias", np.float32(0))
-    out[f"params/{conv}/bias"] = (bias - mean) * scale + out.pop(f"params/{norm}/bias")
+    out[f"params/{conv}/bias"] = (bias - mean) * scale + after
     out[f"params/{conv}/kernel"] = out[f"params/{conv}/kernel"] * scale
+  for norm, eps in (others or {}).items():
+    scale, mean, after = line(norm, eps)
+    out[f"params/{norm}/scale"], out[f"params/{norm}/bias"] = scale, after - mean * scale
   return out
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests import parity
 from tests.detectors import detection, quick  # noqa: F401 (a fixture)
+from train.data.detection import View
 from train.tasks.rcnn import Rcnn, Sampled, first_stage, second_stage
 from train.tasks.retinanet import Retina
 from train.tasks.ssd import Ssd
@@ -126,13 +127,17 @@ def test_retinanet(giou, detection):  # noqa: F811
   )  # fmt: skip
 
 
-def test_faster_rcnn(detection):  # noqa: F811
-  """Both stages, given the same sampled anchors and regions."""
+@pytest.mark.parametrize("name, sizes, grids", [
+  ("fasterrcnn_resnet50_fpn", rcnn.SIZES, GRIDS),
+  ("fasterrcnn_vgg16", ((16, 32, 64),), ((8, 8),)),
+])  # fmt: skip
+def test_faster_rcnn(name, sizes, grids, detection):  # noqa: F811
+  """Both stages, given the same sampled anchors and regions, on a pyramid and on one map."""
   import torch
 
-  model = zoo.create("fasterrcnn_resnet50_fpn", num_classes=CLASSES)
-  places = fpn.priors(rcnn.SIZES, GRIDS, (128, 128))
-  sampled = Sampled(model, anchors=64, regions=32)
+  model = zoo.create(name, num_classes=CLASSES)
+  places = fpn.priors(sizes, grids, (128, 128))
+  sampled = Sampled(model.clone, anchors=64, regions=32)
   keys = jax.random.split(jax.random.key(0), 2)
   real = LABELS >= 0
   index, found = jax.vmap(partial(sampled.some_anchors, places=places))(
@@ -196,11 +201,52 @@ def test_faster_rcnn(detection):  # noqa: F811
     theirs[2][keep], theirs[3][keep], [x[k] for x, k in zip(labels, keep)], regression
   )
   check(
-    Rcnn(model),
+    Rcnn(),
     {"anchors": places, "rpn_index": index, "rpn_object": found, "rois": rois, "roi_object": own},
     dict(zip(names, arrays)), theirs,
     {"objectness": objectness, "proposals": place, "kind": kind, "place": shape},
   )  # fmt: skip
+
+
+def test_masks(detection):  # noqa: F811
+  """Value and gradient, of the same regions and of objects in bitmaps."""
+  import torch
+
+  torch.set_num_threads(1)
+  side, boxes = 32, BOXES / 4
+  full = np.zeros((2, 5, side, side), np.uint8)
+  grid = np.mgrid[:side, :side] + 0.5
+  for i, some in enumerate(boxes):
+    for j, (x0, y0, x1, y1) in enumerate(some[:3] if i == 0 else some[:1]):
+      y, x = (grid[0] - y0) / (y1 - y0), (grid[1] - x0) / (x1 - x0)
+      full[i, j] = 255 * ((x > 0) & (y > 0) & (x < 1) & (y < 1) & (x * y < 0.3))
+  bitmaps = np.stack([View(None, b, np.zeros(5), m).bitmaps() for b, m in zip(boxes, full)])
+  rng = np.random.default_rng(5)
+  found = np.array([[0, 2, 1, 0, -1, -2], [0, 0, 0, -1, -1, -2]])
+  rois = np.take_along_axis(boxes, np.maximum(found, 0)[..., None], 1)
+  rois = (rois + rng.normal(0, 1, rois.shape)).clip(0, side).astype(np.float32)
+  logits = random(2, 6, 7, 7, 1 + CLASSES, seed=4)
+  theirs = torch.tensor(logits.transpose(0, 1, 4, 2, 3), requires_grad=True)
+  keep = torch.tensor(found >= 0)
+  wanted = detection.roi_heads.maskrcnn_loss(
+    theirs[keep], [torch.tensor(r)[k] for r, k in zip(rois, keep)],
+    [torch.tensor(m // 255) for m in full], [torch.tensor(k).long() + 1 for k in LABELS],
+    [torch.tensor(f)[k] for f, k in zip(found, keep)],
+  )  # fmt: skip
+  wanted.backward()
+
+  def loss(logits, found):
+    one = partial(Rcnn().masked, canvas=(side, side))
+    total, count = jax.vmap(one)(logits, rois, found, boxes, LABELS, bitmaps)
+    return total.sum() / jnp.maximum(count.sum(), 1)
+
+  run = steep(jax.value_and_grad(loss))
+  value, grad = run(logits, found)
+  np.testing.assert_allclose(value, wanted.item(), rtol=1e-4)
+  theirs = theirs.grad.numpy().transpose(0, 1, 3, 4, 2)
+  np.testing.assert_allclose(grad, theirs, atol=1e-4 * abs(theirs).max())
+  value, grad = run(logits, np.minimum(found, -1))
+  assert value == 0 and not np.asarray(grad).any(), "no object, no loss"
 
 
 def small():
@@ -219,7 +265,8 @@ def small():
 def test_sampled_trains():
   """One compilation whatever the number of objects, none included; gradients reach every array."""
   model = small()
-  task, sampled = Rcnn(model), Sampled(model, anchors=32, regions=16)
+  task = Rcnn()
+  sampled = Sampled(model.clone, anchors=32, regions=16, numerics=model.numerics)
   image = random(2, 64, 64, 3)
   variables = quick(partial(model.init, train=False))(jax.random.key(0), image)
   compiled = []
@@ -228,7 +275,7 @@ def test_sampled_trains():
     compiled.append(label)
     out, _ = sampled.apply(
       variables | {"params": params}, image, boxes, label, train=True, mutable=["batch_stats"],
-      rngs={"dropout": jax.random.key(1)},
+      rngs={"dropout": jax.random.key(0)},
     )  # fmt: skip
     batch = {"boxes": boxes, "box_label": label, "real": jnp.ones(2)}
     total, weight = task.terms(out, batch)["loss"]
@@ -249,11 +296,12 @@ def test_evaluates_all():
   image = random(1, 64, 64, 3)
 
   def run(key):
-    variables = model.init(key, image, train=False)
+    sampled = Sampled(model.clone, numerics=model.numerics)
+    variables = sampled.init(key, image, train=False)
     boxes, label = BOXES[:1] / 2, LABELS[:1]
-    out = Sampled(model).apply(variables, image, boxes, label, train=False)
+    out = sampled.apply(variables, image, boxes, label, train=False)
     batch = {"boxes": boxes, "box_label": label, "real": jnp.ones(1)}
-    return out, Rcnn(model).terms(out, batch), Rcnn(model).predict(out)
+    return out, Rcnn().terms(out, batch), Rcnn().predict(out)
 
   out, terms, found = jax.eval_shape(run, jax.random.key(0))
   assert out["rpn_object"].shape == (1, len(out["anchors"]))

@@ -8,8 +8,10 @@ import pytest
 
 from train.data import detection
 from train.data.detection import Augment
+from train.data.scenes import run_lengths
 import zoo
 from zoo.detect import found
+from zoo.ops.roi import window
 
 CLASSES = ("cat", "dog")
 # height, width, then rows of label x0 y0 x1 y1
@@ -41,6 +43,7 @@ def coco(root, scenes=SCENES, splits=("train", "val")):
         marks.append({
           "id": len(marks) + 1, "image_id": i, "category_id": 10 * (label + 1), "iscrowd": 0,
           "bbox": [x0, y0, x1 - x0, y1 - y0],
+          "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
         })  # fmt: skip
     kinds = [{"id": 10 * (i + 1), "name": name} for i, name in enumerate(CLASSES)]
     text = json.dumps({"images": images, "annotations": marks, "categories": kinds})
@@ -211,6 +214,94 @@ def test_boxes_follow_their_pixels(augment, tmp_path):
       shares += bright(view)
       count += len(view.labels)
   assert count > 20 and np.mean(shares) > 0.9 and min(shares) > 0.6
+
+
+@pytest.mark.parametrize("augment", (
+  STILL, Augment(hue=0, jitter=0.5, scale=(0.5, 2), mixup=0.5), Augment(hue=0, mosaic=1),
+), ids=("still", "scale", "mosaic"))  # fmt: skip
+def test_masks_follow_their_pixels(augment, tmp_path):
+  source = detection.load(coco(tmp_path), masks=True).splits["train"]
+  count = 0
+  for seed in range(12):
+    for index in (0, 1, 2):
+      view = detection.train_view(source, index, np.random.default_rng(seed), 64, augment)
+      for mask, box, label, bitmap in zip(view.masks, view.boxes, view.labels, view.bitmaps()):
+        assert mask.shape == view.image.shape[:2]
+        if not augment.mixup:
+          assert (view.image[mask > 200, label] > 90).mean() > 0.95
+        rows, columns = (np.flatnonzero((mask > 127).any(axis)) for axis in (1, 0))
+        around = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(around, box, atol=1)
+        x, y = box[:2].astype(int)  # the bitmap is the mask from the box's corner on
+        part = mask[y : y + detection.CELLS, x : x + detection.CELLS]
+        np.testing.assert_array_equal(bitmap[: part.shape[0], : part.shape[1]], part)
+        assert not bitmap[part.shape[0] :].any() and not bitmap[:, part.shape[1] :].any()
+        count += 1
+  assert count > 20
+
+
+def test_masks_of_large_objects_are_squeezed():
+  """The bitmap spans what the box touches; its cells are means of the pixels in them."""
+  mask = np.zeros((1, 300, 300), np.uint8)
+  mask[0, 10:234, 20:44] = 255  # 224 high, twice CELLS, and 24 wide
+  mask[0, 11:234:2] = 0  # every second row
+  view = detection.View(None, np.float32([[20.5, 10, 44, 233.5]]), np.zeros(1), mask)
+  [bitmap] = view.bitmaps()
+  assert (abs(bitmap[:, :24].astype(int) - 127.5) < 1).all() and not bitmap[:, 24:].any()
+  first, scale = window(view.boxes, detection.CELLS)
+  np.testing.assert_array_equal(first, [[20, 10]])
+  np.testing.assert_array_equal(scale, [[1, 2]])
+
+
+def test_masks_in_every_form(tmp_path):
+  """Polygons, run lengths and packed ones of one object; of darknet's files, the outlines."""
+  want = np.zeros((40, 60), np.uint8)
+  want[5:30, 5:25] = 1
+  polygon = [[5, 5, 25, 5, 25, 30, 5, 30]]
+  runs = {"size": [40, 60], "counts": run_lengths(want)}
+  packed = detection.run_lengths(runs, (40, 60))
+  text = {"size": [40, 60], "counts": packed["counts"].decode()}
+  for form in (polygon, runs, text):
+    made = detection.packed.decode(detection.run_lengths(form, (40, 60)))
+    np.testing.assert_array_equal(made, want)
+  yolo(tmp_path)
+  line = "0 " + " ".join(map(str, np.array(polygon[0]) / np.tile([60, 40], 4)))
+  for split in ("train", "val"):
+    labels = tmp_path / "labels" / split
+    (labels / "a.txt").write_text(line)
+    (labels / "b.txt").unlink()
+  source = detection.load(tmp_path, masks=True).splits["train"]
+  np.testing.assert_array_equal(source.masks(0), 255 * want[None])
+  assert source.masks(2).shape == (0, 30, 30)
+  assert detection.load(tmp_path).splits["train"].masks(0) is None
+
+
+def test_every_fault_of_masks_is_said(tmp_path):
+  coco(tmp_path)
+  path = tmp_path / "train/instances.json"
+  info = json.loads(path.read_text())
+  bad = (
+    None, [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, float("nan")]], [[1, 1, 9, 9, 99, 1]],
+    {"counts": [3, 4], "size": [40, 60]}, {"counts": [-3, 2403], "size": [40, 60]},
+    {"counts": "0", "size": [40, 60]}, {"counts": 5}, "x", [["a"] * 6], {"counts": "P"},
+  )  # fmt: skip
+  for i, mask in enumerate(bad, start=50):
+    info["annotations"].append({
+      "id": i, "image_id": 1, "category_id": 10, "bbox": [1, 1, 5, 5], "segmentation": mask,
+    })  # fmt: skip
+  path.write_text(json.dumps(info))
+  assert detection.load(tmp_path).splits["train"].objects[0].masks is None
+  with pytest.raises(ValueError) as error:
+    detection.load(tmp_path, masks=True)
+  said = str(error.value)
+  shape = "a polygon of its mask is not x y x y x y of three corners or more"
+  none = "it has no mask; wanted polygons or run lengths"
+  runs = "the run lengths of its mask do not make 60x40 pixels"
+  for number, words in enumerate((
+    none, shape, shape, "a polygon of its mask reaches out of the picture", runs, runs, runs, none,
+    none, "could not convert string to float", "packed run lengths break off",
+  ), start=50):  # fmt: skip
+    assert f"object {number}: {words}" in said, said
 
 
 def test_letterboxed_boxes_follow_too(tmp_path):

@@ -4,10 +4,13 @@ import csv
 import json
 import zipfile
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 
+from tests import detectors, parity, test_rcnn
+from tests.detectors import detection  # noqa: F401 (a fixture)
 from tests.runs import untrained
 from tests.test_yolo import IN_THEM, PHOTOGRAPHS, PHOTOGRAPHS_SHA256
 from tests.wheels import reachable
@@ -15,7 +18,7 @@ from train import find
 from train.find import Config
 import zoo
 from zoo import catalog, store
-from zoo.detect import yolo
+from zoo.detect import found, fpn, yolo
 from zoo.detect.found import Found
 
 CLASSES = ("cat", "dog")
@@ -71,8 +74,9 @@ def test_the_folder_of_out(trained, tmp_path, capsys):
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
   (tmp_path / "bad.png").write_bytes(b"nothing")
   config = Config(
-    model=trained, confidence=0.01, flip=True, tile=50, batch=4, out=str(tmp_path / "out")
-  )
+    model=trained, confidence=0.01, flip=True, tile=50, batch=4, out=str(tmp_path / "out"),
+    max_detections=3, maps="grad_cam",
+  )  # fmt: skip
   names = [str(tmp_path / f"{n}.png") for n in ("a", "bad", "b", "c")]
   assert find.main(["find", *names], config) == 1
   said = capsys.readouterr()
@@ -88,7 +92,8 @@ def test_the_folder_of_out(trained, tmp_path, capsys):
   assert len(made["annotations"]) == len(marks) and len(made["images"]) == 3
   first, box = made["annotations"][0]["bbox"], marks[0]["box"]
   np.testing.assert_allclose(first, [box[0], box[1], box[2] - box[0], box[3] - box[1]], atol=0.02)
-  assert len(list((tmp_path / "out").glob("*.png"))) == 3
+  assert len(list((tmp_path / "out").glob("000?_?.png"))) == 3
+  assert len(list((tmp_path / "out").glob("*_grad_cam.png"))) == len(marks)
   assert "bad.png" in (tmp_path / "out/index.html").read_text()
   only = list(find.find([tmp_path / "a.png"], Config(
     model=trained, confidence=0.01, classes=("dog",)
@@ -98,8 +103,94 @@ def test_the_folder_of_out(trained, tmp_path, capsys):
     find.main(["find", names[0]], config)
 
 
+# Sides whose scale torch cuts to 799 pixels, longer ones that stop at 1333, and a square.
+@pytest.mark.parametrize("size", [(161, 240), (90, 337), (203, 57), (64, 64), (1, 300)])
+def test_seen_as_torchvision_shows_it(size, detection):  # noqa: F811
+  """Pixels, their place in the canvas, and boxes back in the picture."""
+  import torch
+
+  mean, std = zoo.Preprocess().mean, zoo.Preprocess().std
+  show = detection.transform.GeneralizedRCNNTransform(800, 1333, mean, std).eval()
+  image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+  wanted, _ = show([torch.from_numpy(image.transpose(2, 0, 1)) / 255])
+  pixels = zoo.preprocess("fasterrcnn_resnet50_fpn.tv1")
+  seen = found.seen(pixels, image)
+  assert seen.size == wanted.image_sizes[0]
+  assert seen.pixels.shape[:2] in {(800, 800), (800, 1088), (800, 1344), (1088, 800), (1344, 800)}
+  assert (np.array(seen.pixels.shape[:2]) >= wanted.tensors.shape[2:]).all()
+  height, width = seen.size
+  theirs = wanted.tensors[0].permute(1, 2, 0).numpy()[:height, :width]
+  np.testing.assert_allclose(pixels.normalize(seen.pixels)[:height, :width], theirs, atol=3e-4)
+  assert not seen.pixels[height:].any() and not seen.pixels[:, width:].any()
+  boxes = np.float32([[1, 2, 30.5, 50], [0, 0, size[1], size[0]]])
+  [back] = show.postprocess(
+    [{"boxes": torch.tensor(seen.where.into(boxes))}], wanted.image_sizes, [size]
+  )
+  np.testing.assert_allclose(seen.where.into(boxes)[1], [0, 0, width, height], rtol=1e-6)
+  np.testing.assert_allclose(seen.where.out(seen.where.into(boxes)), back["boxes"], rtol=1e-5)
+
+
+def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa: F811
+  """A picture of odd sides, from its file to boxes in it; and where the best one's score lies."""
+  import torch
+
+  torch.manual_seed(0)
+  torch.set_num_threads(1)
+  original, model, names = test_rcnn.small(detection, "v1")
+  size = (90, 137)
+  first = np.rint(255 * detectors.pictures(size)[0]).astype(np.uint8)
+  images = detectors.tensors([first / np.float32(255), *detectors.pictures((96, 128))])
+  parity.randomize(original, images)
+  seen = []
+  original.backbone.body.layer4.register_forward_hook(lambda module, inputs, y: seen.append(y))
+  with torch.no_grad():
+    original.rpn.head.cls_logits.weight.mul_(8)
+    original.roi_heads.box_predictor.cls_score.weight.mul_(2)
+  batch = original.transform(images)[0].tensors.permute(0, 2, 3, 1).numpy()
+  wanted = original(images)[0]  # beside a picture that fills the canvas
+  variables = detectors.variables_of(original, model, names, batch)
+  monkeypatch.setitem(catalog.VARIANTS, "maskrcnn_resnet50_fpn", lambda: model)
+  pixels = zoo.Preprocess(96, 96, longest=128)
+  record = zoo.Record("maskrcnn_resnet50_fpn", preprocess=pixels, classes=("a", "b", "c"))
+  store.save(tmp_path / "net.safetensors", variables, record)
+  Image.fromarray(first).save(tmp_path / "odd.png")
+  Image.fromarray(first.swapaxes(0, 1)).save(tmp_path / "tall.png")  # another canvas
+  config = Config(
+    model=str(tmp_path / "net.safetensors"), confidence=0.05, iou=0.5, batch=2,
+    maps="grad_cam", out=str(tmp_path / "out"),
+  )  # fmt: skip
+  monkeypatch.setattr(jax, "jit", detectors.quick)
+  paths = [tmp_path / "odd.png", tmp_path / "tall.png"]
+  answer, tall = find.find(paths, config, pytest.fail)
+  one = answer.found
+  mine = {"boxes": one.boxes, "scores": one.scores, "box_label": one.labels}
+  detectors.check_same(mine, wanted, first_label=1, at_least=20)
+  assert (tall.found.width, tall.found.height) == size and len(tall.maps) == len(tall.found)
+
+  [grad] = torch.autograd.grad(wanted["scores"][0], seen[0])
+  heat = torch.relu((seen[0] * grad.mean((2, 3), keepdim=True)).sum(1))[:1, None]
+  heat = torch.nn.functional.interpolate(heat, (96, 128), mode="bilinear")[0, 0].detach().numpy()
+  height, width = fpn.fitted(size, 96, 128)
+  ours = answer.maps[0]
+  np.testing.assert_allclose(one.scores[0], wanted["scores"][0].item(), rtol=1e-4)
+  np.testing.assert_allclose(ours, heat[:height, :width], atol=1e-3 * heat.max())
+  assert heat.max() > 0 and len(answer.maps) == len(one)
+
+  with find.Album(tmp_path / "out", "title") as album:
+    album.add(answer)
+    album.finish([])
+  drawn = sorted(p.name for p in (tmp_path / "out").glob("*grad_cam.png"))
+  assert drawn[0] == "0001_odd_01_grad_cam.png" and len(drawn) == len(one)
+  with Image.open(tmp_path / "out" / drawn[0]) as picture:
+    assert picture.size == size[::-1]
+  assert drawn[0] in (tmp_path / "out/index.html").read_text()
+
+
 def test_what_is_wrong_is_said(trained, tmp_path):
   faults = {
+    "--maps=grad_cam are drawn into a folder; name it by --out": Config(
+      model=trained, maps="grad_cam"
+    ),
     "name a model and photographs": Config(),
     "no classes cow; there are cat, dog": Config(model=trained, classes=("cow",)),
   }

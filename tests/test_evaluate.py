@@ -68,6 +68,38 @@ def test_measures_equal_those_of_each_photograph(trained, cache, tmp_path):
   assert all((out / f"{name}.png").stat().st_size > 1000 for name in ("confusion", "calibration"))
 
 
+def test_each_class_and_some_photographs_by_name(trained, cache, tmp_path):
+  workdir, data = trained
+  out = tmp_path / "out"
+  said = run(cache, f"--model={workdir}", f"--data={data}", "--each", "--random=5", "--seed=3",
+             f"--out={out}")  # fmt: skip
+  found = evaluate.evaluate(
+    evaluate.Config(model=str(workdir), data=str(data), random=5, seed=3, batch=5)
+  )
+  rows = evaluate.of_classes(found)
+  assert [row[0] for row in rows] == list(runs.CLASSES) and sum(row[1] for row in rows) == 12
+  for name, images, right, share, five in rows:
+    assert share == right / images and five == 1
+    assert f"{share:7.2%}  {right} of {images}  {name}\n" in said
+  mean = np.mean([row[3] for row in rows])
+  assert f"mean of classes    {mean:.2%}" in said
+  assert len(found.drawn) == 5
+  preprocess = zoo.record(workdir).preprocess
+  for row, view in found.drawn.items():
+    np.testing.assert_array_equal(view, preprocess.crop(Image.open(data / found.keys[row])))
+    top = evaluate.top5(found, row)
+    assert [name for name, _ in top] == [runs.CLASSES[c] for c in np.argsort(-found.probs[row])]
+    assert top[0][1] == found.probs[row].max()
+    lines = said[said.index(f"\n{found.keys[row]}\n") :].splitlines()[2:7]
+    assert lines[0] == f"{100 * top[0][1]:6.1f} %  {top[0][0]}"
+    assert lines[4] == f"          it is {runs.CLASSES[found.labels[row]]}"
+  other = evaluate.evaluate(
+    evaluate.Config(model=str(workdir), data=str(data), random=99, seed=4, tta="ten")
+  )
+  assert sorted(other.drawn) == list(range(12)) and list(other.drawn)[:5] != list(found.drawn)
+  assert (out / "index.html").read_text().count("Drawn at random") == 1
+
+
 @pytest.mark.parametrize("tta, views", [("flip", 2), ("five", 5), ("ten", 10)])
 def test_views_are_averaged(trained, tta, views):
   workdir, data = trained
@@ -99,6 +131,17 @@ def test_calibration_by_hand():
   # Of 15 bins: 0.95, 0.95 and 1.0 in the last, 0.55 in the ninth.
   want = 3 / 4 * abs((0.95 + 0.95 + 1) / 3 - 2 / 3) + 1 / 4 * abs(0.55 - 1)
   assert error == pytest.approx(want) and [n for n, *_ in bins if n] == [1, 3]
+
+
+def test_who_is_sure_has_no_others_within_five():
+  probs = np.zeros((8, 8), np.float32)
+  probs[:, 0] = 1
+  found = evaluate.Evaluation(["x"] * 8, np.arange(8), probs, "abcdefgh", range(8), 1.0)
+  assert list(found.ranks) == list(range(8))
+  assert found.measures()["top1"] == 1 / 8 and found.measures()["top5"] == 5 / 8
+  for row in range(8):
+    names = [name for name, _ in evaluate.top5(found, row)]
+    assert (found.classes[row] in names) == (found.ranks[row] < 5)
 
 
 def test_ranks_and_intervals():

@@ -246,6 +246,15 @@ def test_a_box_is_a_target(toy):
   [got] = maps_of([explain.grad_cam], model, variables, image, score)
   np.testing.assert_allclose(got, y[np.arange(2), :, :, classes] / 120, rtol=1e-5)
 
+  def of_each(out):  # each class's boxes lie a pixel and a half further to the left
+    found, scores = decode(out)
+    shift = 1.5 * jnp.arange(4.0)[:, None] * jnp.array([-1, 0, -1, 0])
+    return found[:, :, None] + shift, scores
+
+  each = explain.of_box(of_each, boxes, classes)(out)
+  np.testing.assert_allclose(each, [y[0, 7, 6, 2], y[1, 0, 0, 0]])
+  assert each[0] != score(out)[0]
+
 
 def test_gradients_of_pixels_are_each_images_own(toy):
   model, variables, image = toy

@@ -25,6 +25,8 @@ TOLERANCE = 1e-6  # of an array's largest value
 # Of a side. The last maps are 2x2 or more: with fewer samples, norms amplify rounding errors.
 PIXELS = {"alexnet": 67, "vgg": 32, **dict.fromkeys(
   ("inception_resnet", "inception_v3", "inception_v4", "polynet"), 107)}  # fmt: skip
+# Of so many pixels more time goes into running in float64 than into compiling better.
+LARGE = {"xla_backend_optimization_level": 1}
 NOTHING = 1e-12  # of the largest gradient of all: what cancels, such as a bias before a norm
 
 
@@ -82,7 +84,9 @@ def ours(model, rules, state, cotangents, after, image):
     ends = out if isinstance(out, dict) else {"logits": out}
     return sum((ends[end] * c).sum() for end, c in cotangents.items()), moved
 
-  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=parity.QUICK_COMPILATION)
+  large = image.ndim == 4 and image.shape[1] > 100
+  options = LARGE if large else parity.QUICK_COMPILATION
+  run = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options)
   grads, moved = jax.device_get(run(start["params"]))
   flat = lambda tree: traverse_util.flatten_dict(tree, sep="/")
   pairs = lambda a, b: {path: (value, flat(b)[path]) for path, value in flat(a).items()}

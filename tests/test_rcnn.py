@@ -11,6 +11,7 @@ from convert import rules
 from convert.rules import rcnn as rcnn_rules
 from tests import detectors, parity
 from tests.detectors import detection  # noqa: F401 (a fixture)
+from tests.test_contract_detect import PUBLISHED
 import zoo
 from zoo.classify.resnet import ResNet
 from zoo.detect import rcnn
@@ -73,14 +74,41 @@ def small(detection, kind: str):  # noqa: F811
   return original.eval(), model, names
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2", "mobile"])
+def on_vgg(detection, sizes, hidden: int, classes: int, **fields):  # noqa: F811
+  """torchvision's class on VGG-16 up to conv5_3: one map, nine anchors in a cell."""
+  import torchvision
+
+  body = torchvision.models.vgg16(weights=None).features[:-1]
+  body.out_channels = 512
+  of = detection.faster_rcnn
+  return of.FasterRCNN(
+    body, rpn_anchor_generator=of.AnchorGenerator((sizes,), ((0.5, 1.0, 2.0),)),
+    box_roi_pool=of.MultiScaleRoIAlign(["0"], 7, 2), box_head=of.TwoMLPHead(512 * 49, hidden),
+    box_predictor=of.FastRCNNPredictor(hidden, 1 + classes), **fields,
+  )  # fmt: skip
+
+
+def small_vgg(detection):  # noqa: F811
+  """As `small`: the whole trunk, anchors that fit the pictures, a narrow head."""
+  sizes = (16, 32, 64)
+  original = on_vgg(
+    detection, sizes, HIDDEN, 3, min_size=96, max_size=128, rpn_pre_nms_top_n_test=100,
+    rpn_post_nms_top_n_test=80,
+  )  # fmt: skip
+  model = zoo.create("fasterrcnn_vgg16", num_classes=3, plain=True).clone(
+    sizes=(sizes,), head=partial(rcnn.TwoDense, HIDDEN), before=(100, 0), after=(80, 0)
+  )
+  return original.eval(), model, rules.of("rcnn", "torchvision", "fasterrcnn_vgg16")
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2", "mobile", "vgg"])
 def test_equals_torchvision(kind, detection):  # noqa: F811
   """Both stages, the detections and, where there are any, their masks in the pictures."""
   import torch
 
   torch.manual_seed(0)
   torch.set_num_threads(1)
-  original, model, names = small(detection, kind)
+  original, model, names = small_vgg(detection) if kind == "vgg" else small(detection, kind)
   images = detectors.tensors(detectors.pictures(*SIZES))
   batch = original.transform(images)[0]
   parity.randomize(original, images)
@@ -110,9 +138,9 @@ def test_equals_torchvision(kind, detection):  # noqa: F811
   assert detectors.difference(np.asarray(ends["logits"])[real], logits) < 1e-4
   ours = np.asarray(ends["deltas"])[real]
   assert detectors.difference(ours.reshape(len(ours), -1), deltas) < 1e-4
-  found = jax.device_get(detectors.quick(partial(model.detect, size=size))(ends))
+  found = jax.device_get(detectors.quick(model.detect)(ends))
   masks = None
-  if kind != "mobile":
+  if model.mask is not None:
     run = detectors.quick(partial(model.apply, method="masks"))
     masks = run(variables, ends, found)
   for i in range(2):
@@ -133,13 +161,22 @@ def older(name: str) -> str:
   return re.sub(r"mask_head\.(\d)\.0\.", lambda m: f"mask_head.mask_fcn{int(m[1]) + 1}.", name)
 
 
-@pytest.mark.parametrize("name", [name for name in rcnn.VARIANTS if "320" not in name])
+@pytest.mark.parametrize("name", [
+  name for name in rcnn.VARIANTS if "320" not in name and "vgg" not in name
+])  # fmt: skip
 def test_names(name, detection):  # noqa: F811
   """The whole networks, by name and shape; of first versions also by the files' older names."""
   make = partial(getattr(detection, name), weights=None, weights_backbone=None)
   ours = rules.of("rcnn", "torchvision", name)
   renamed = (lambda name: name) if name.endswith("v2") else older
   detectors.check_names(make, zoo.create(name), ours, 64, renamed)
+
+
+def test_names_on_vgg(detection):  # noqa: F811
+  make = partial(on_vgg, detection, (128, 256, 512), 4096, 90)
+  names = rules.of("rcnn", "torchvision", "fasterrcnn_vgg16")
+  counted = detectors.check_names(make, zoo.create("fasterrcnn_vgg16"), names, 64)
+  assert counted == PUBLISHED["fasterrcnn_vgg16"]
 
 
 def test_sampled_regions():

@@ -28,7 +28,8 @@ def test_recipe(path):
   _, run, optimizer, own = (read() for read in readers)
   assert path.read_text().startswith("#") and run.model in catalog.VARIANTS
   rate = optim.schedule(optimizer, total=1000, warmup=round(optimizer.warmup))
-  assert float(rate(999)) < optimizer.lr == pytest.approx(max(float(rate(i)) for i in range(9)))
+  assert optimizer.lr == pytest.approx(max(float(rate(i)) for i in range(9)))
+  assert float(rate(999)) < optimizer.lr or optimizer.plateau
   named = options.as_dict(run, optimizer, own)
   assert all(line[2:].partition("=")[0] in named for line in given)
 

@@ -78,11 +78,11 @@ def test_equals_torchvision(version, detection):  # noqa: F811
     wanted = original(images)
   image = batch.tensors.permute(0, 2, 3, 1).numpy()
   variables = detectors.variables_of(original, model, NAMES, image)
-  ends = detectors.quick(partial(model.apply, train=False))(variables, image)
+  size = np.array(batch.image_sizes)
+  ends = detectors.quick(partial(model.apply, train=False))(variables, image, size=size)
   assert detectors.difference(ends["logits"], seen["cls_logits"].numpy()) < 1e-4
   assert detectors.difference(ends["deltas"], seen["bbox_regression"].numpy()) < 1e-4
-  size = np.array(batch.image_sizes)
-  found = jax.device_get(detectors.quick(partial(model.detect, size=size))(ends))
+  found = jax.device_get(detectors.quick(model.detect)(ends))
   for i in range(2):
     mine = {key: value[i] for key, value in found.items()}
     mine["boxes"] = mine["boxes"] * np.tile(np.array(SIZES[i])[::-1] / size[i][::-1], 2)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from tests import parity
+from train import average_precision
+from train.data import detection
 from zoo.ops import roi
 
 RNG = np.random.default_rng(0)
@@ -52,6 +54,33 @@ def test_align_equals_onnxruntime(aligned, samples):
   run = jax.jit(partial(roi.roi_align, strides=(8,), size=(7, 5), samples=samples, aligned=aligned))
   want = onnx_roi_align(feature, BOXES, 8, (7, 5), samples, aligned)
   np.testing.assert_allclose(run([feature], BOXES), want, atol=2e-5)
+
+
+def disc(box, size=(96, 128)):
+  """[h w] uint8: 255 within the ellipse that fills a box."""
+  y, x = np.mgrid[: size[0], : size[1]] + 0.5
+  middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+  return 255 * np.uint8(((x - middle[0]) / half[0]) ** 2 + ((y - middle[1]) / half[1]) ** 2 <= 1)
+
+
+def test_mask_targets_equal_onnxruntime():
+  """RoIAlign of whole masks with samples as dense as pixels, out of the objects' bitmaps."""
+  objects = np.float32(
+    [[10, 8, 60, 48], [20.5, 30.25, 119.5, 90], [0, 0, 128, 96], [90, 60, 99, 96]]
+  )
+  masks = np.stack([disc(box) for box in objects])
+  view = detection.View(None, objects, np.zeros(4), masks)
+  inside = BOXES.clip(0, np.float32([128, 96, 128, 96]))
+  inside = np.concatenate([inside, inside[::-1]])  # each object under all boxes
+  targets = jax.jit(partial(roi.mask_targets, size=7, canvas=(96, 128)))
+  wanted = onnx_roi_align(np.float32(masks[..., None]) / 255, inside, 1, (7, 7), 0, False)[..., 0]
+  bitmaps = view.bitmaps()
+  for i in range(4):
+    each = [np.repeat(a[i : i + 1], len(inside[i]), 0) for a in (bitmaps, objects)]
+    # the third is wider than its bitmap, whose cells are then larger than pixels
+    atol = 0.1 if i == 2 else 2e-5
+    np.testing.assert_allclose(targets(*each, inside[i]), wanted[i], atol=atol, err_msg=str(i))
+  assert wanted.max() == 1 and 0.1 < wanted.mean() < 0.9
 
 
 def test_align_reads_the_level_asked_for():
@@ -137,3 +166,16 @@ def test_masks_are_pasted_as_torchvision_does():
   )  # fmt: skip
   got = jax.jit(partial(roi.paste_masks, size=(96, 128)))(masks, boxes)
   np.testing.assert_allclose(got, want[:, 0], atol=1e-5)
+
+
+def test_pasted_on_the_host():
+  """What evaluation pastes is what the network's own pasting is above a half."""
+  masks = np.uint8(RNG.uniform(size=(8, 6, 6)).repeat(2, 1).repeat(2, 2) * 255)
+  boxes = np.concatenate([BOXES[0], np.float32([[-50, -40, -20, -10], [130, 20, 150, 50]])])
+  masks = np.concatenate([masks, masks[:2]])
+  whole = np.asarray(roi.paste_masks(jnp.asarray(masks, jnp.float32), boxes, (96, 128)))
+  for mask, box, want in zip(masks, boxes, whole):
+    have = average_precision.packed.decode(average_precision.pasted(mask, box, 96, 128))
+    sure = abs(want - 127.5) > 0.01
+    np.testing.assert_array_equal(have[sure], (want > 127.5)[sure])
+    assert sure.mean() > 0.99

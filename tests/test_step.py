@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import parity
 from train import mesh, metrics, optim
 from train import step as steps
 from train.mix import Mix
@@ -55,17 +56,7 @@ def model(**numerics):
   return Toy(zoo.Numerics(**numerics))
 
 
-def variables(net, seed=0):
-  """As `zoo.init` makes them, by NumPy: compiling random numbers takes longer than these tests."""
-  rng = np.random.default_rng(seed)
-
-  def fill(path, spec):
-    name = path[-1].key
-    if name == "kernel":
-      return rng.normal(0, (2 / math.prod(spec.shape[:-1])) ** 0.5, spec.shape).astype(np.float32)
-    return np.full(spec.shape, name in ("scale", "var"), np.float32)
-
-  return jax.tree_util.tree_map_with_path(fill, zoo.shapes(net, size=32))
+variables = partial(parity.fresh, size=32)
 
 
 def batch(rows=8, seed=0):
@@ -376,6 +367,20 @@ def test_a_plateau_lowers_the_rate():
   assert moves[:7] == [-1.0] * 7 and moves[-1] == -0.5
 
 
+def test_a_plateau_of_evaluations_lowers_the_rate():
+  config = dataclasses.replace(PLAIN, plateau=1, drop=0.5, plateau_of="val")
+  tx = optax.with_extra_args_support(optim.make(config, STAGES, lambda step: 1.0, per_epoch=2))
+  params = {"fc": {"kernel": jnp.zeros((2, 2))}}
+  opt, moves = tx.init(params), []
+  for loss in (4, 5, 3, 2, 2, 2):  # of evaluations, two updates before each
+    for training in (1.0, 9.0):  # which nobody asks for
+      updates, opt = tx.update(jax.tree.map(jnp.ones_like, params), opt, params, value=training)
+    moves.append(float(updates["fc"]["kernel"][0, 0]))
+    opt = optim.heard(config, opt, {"loss": float(loss)})
+  assert moves == [-1.0, -1.0, -0.5, -0.5, -0.5, -0.25]
+  assert optim.heard(dataclasses.replace(config, plateau_of="train"), opt, {}) is opt
+
+
 def test_the_step_tells_the_optimizer_of_the_loss():
   net = model()
   config = optim.Config(optimizer="sgd", lr=0.0, plateau=1, drop=0.5, schedule="constant")
@@ -511,6 +516,12 @@ def test_rank():
   ranks = [
     task.rank({"top1": top1, "loss": loss})
     for top1, loss in [(0.5, math.nan), (0.5, 2.0), (0.5, 1.0), (0.6, 9.0)]
+  ]
+  assert ranks == sorted(ranks) and len(set(ranks)) == 4
+  by_loss = Classify(best="loss")
+  ranks = [
+    by_loss.rank({"top1": top1, "loss": loss})
+    for top1, loss in [(0.9, math.nan), (0.6, 2.0), (0.5, 1.0), (0.6, 1.0)]
   ]
   assert ranks == sorted(ranks) and len(set(ranks)) == 4
 

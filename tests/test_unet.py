@@ -82,7 +82,7 @@ def test_the_papers():
 def test_any_size_comes_back():
   model = unet.UNet((2, 3, 4), 2)
   image = beside.random_images((1, 37, 50, 1))[0]
-  variables = zoo.init(model, jax.random.key(0), size=(37, 50), channels=1)
+  variables = parity.fresh(model, size=(37, 50), channels=1)
   run = beside.apply(model)
   ends = run(variables, image)
   assert ends["logits"].shape == (1, 37, 50, 2)

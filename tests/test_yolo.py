@@ -38,7 +38,7 @@ def randomised(model, image):
   """Variables whose every array matters: batch statistics of `image`, shaken, and biases."""
   rng = np.random.default_rng(0)
   shaken = model.clone(numerics=dataclasses.replace(model.numerics, momentum=0.0))
-  variables = jax.jit(partial(shaken.init, train=False))(jax.random.key(0), image)
+  variables = parity.fresh(model, size=image.shape[1:3])
   params = jax.tree_util.tree_map_with_path(
     lambda path, a: {
       "scale": lambda: rng.uniform(0.5, 1.5, a.shape),
@@ -86,7 +86,7 @@ def test_equals_darknet(name, tmp_path):
   )
   read_back = engine.convert(read(tmp_path / "net.weights"), variables, ours)
   ends = quick(partial(model.apply, train=False))(read_back, image)
-  boxes, scores = map(np.asarray, jax.jit(model.decode)(ends))
+  boxes, scores = map(np.asarray, quick(model.decode)(ends))
   low = float(np.sort(scores.ravel())[-300])  # whatever the weights, some pass
   every, kept = darknet.run(tmp_path, image, low, 0.45, model.num_classes)
   ours = np.concatenate([np.asarray(to_cxcywh(boxes[0])), scores[0]], 1)
@@ -95,7 +95,7 @@ def test_equals_darknet(name, tmp_path):
   np.testing.assert_allclose(ours[:, :4], every[:, :4], rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(ours[:, 4:], every[:, 4:], rtol=1e-3, atol=1e-4)
   detect = partial(model.detect, score=low, iou=0.45, limit=400, candidates=400)
-  found = {k: np.asarray(v[0]) for k, v in jax.jit(detect)(ends).items()}
+  found = {k: np.asarray(v[0]) for k, v in quick(detect)(ends).items()}
   real = found["box_label"] >= 0
   rows = np.zeros((real.sum(), ours.shape[1]))
   rows[:, :4] = to_cxcywh(found["boxes"][real])

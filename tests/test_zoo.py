@@ -228,8 +228,8 @@ def headless(row) -> bool:
 
 
 def uncovered() -> list[str]:
-  """One checkpoint of every list of arrays that no parity case converts."""
-  covered = {arrays_of(case) for case in cases.all_cases()}
+  """One checkpoint of every list of arrays that no parity case of the suite converts."""
+  covered = {arrays_of(case) for case in cases.quick_cases()}
   rows = {
     arrays_of(row): name
     for name, row in catalog.WEIGHTS.items()
@@ -239,11 +239,12 @@ def uncovered() -> list[str]:
   return [name for arrays, name in rows.items() if arrays not in covered]
 
 
-def original(row) -> tuple[str, tuple]:
+def original(row) -> tuple[str, tuple, dict]:
   """The constructor of a checkpoint's network, and its arguments."""
-  for case in cases.all_names():
+  keras = [case for case in cases.all_cases() if case.dialect == "keras"]
+  for case in (*cases.all_names(), *keras):
     if (case.variant, case.dialect) == (row.variant, row.dialect):
-      return case.reference, case.positional
+      return case.reference, case.positional, case.args
   file = row.where.rpartition("/")[2]
   known = {
     "timm": ("timm:create_model", (row.where.split("/")[1].partition(".")[0],)),
@@ -253,18 +254,17 @@ def original(row) -> tuple[str, tuple]:
   }
   if row.dialect not in known:
     pytest.fail(f"add a case of dialect {row.dialect!r} to CASES or NAMES of tests/cases")
-  return known[row.dialect]
+  return *known[row.dialect], {"num_classes": 0} if headless(row) and row.dialect == "timm" else {}
 
 
 @pytest.mark.parametrize("name", uncovered())
 def test_rules_map_every_name_of_the_original(name):
   """Names and shapes of the original's arrays, there and back; parity cases do the others."""
   row = catalog.WEIGHTS[name]
-  reference, positional = original(row)
+  reference, positional, args = original(row)
   library = re.split("[.:]", reference)[0]
   if importlib.util.find_spec(library) is None:
     pytest.skip(f"the original needs {library}: pip install flaxzoo[references]")
-  args = {"num_classes": 0} if headless(row) and row.dialect == "timm" else {}
   case = parity.Case(row.variant, reference, {}, row.dialect, args, positional)
   if library == "keras":
     shapes = {w.path: w.shape for w in parity_keras.build(case, (224, 224)).weights}

@@ -9,7 +9,9 @@ import dataclasses
 import io
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+from pycocotools import mask as packed
 
 from train.data.detection import Objects
 from zoo.detect.found import Found
@@ -41,7 +43,8 @@ class Curve(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-  measures: dict[str, float]  # of all classes: ap, ap50, ap75, voc07, voc
+  # Of all classes: ap, ap50, ap75, voc07, voc; where there are masks mask_ap, mask_ap50, mask_ap75.
+  measures: dict[str, float]
   each: np.ndarray  # [c 2] AP and AP50 of each class by COCO's rules; NaN without an object
   curves: list[Curve]  # of each class, at VOC's overlap
 
@@ -49,6 +52,9 @@ class Scores:
 def score(objects: Sequence[Objects], found: Sequence[Found], classes: int) -> Scores:
   """Of pictures in one order; of each picture the best 100 detections count."""
   measures, each = coco(objects, found, classes)
+  if all(one.masks is not None for one in (*objects, *found)):
+    masks, _ = coco(objects, found, classes, masks=True)
+    measures |= {f"mask_{name}": value for name, value in masks.items()}
   curves = [curve(objects, found, label) for label in range(classes)]
   measures |= {
     "voc07": _mean([c.eleven for c in curves]), "voc": _mean([c.area for c in curves]),
@@ -61,12 +67,17 @@ def _mean(values) -> float:
   return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def coco(objects: Sequence[Objects], found: Sequence[Found], classes: int):
-  """({"ap", "ap50", "ap75"}, [c 2] AP and AP50 of each class), as pycocotools finds them."""
+def coco(objects: Sequence[Objects], found: Sequence[Found], classes: int, *, masks: bool = False):
+  """({"ap", "ap50", "ap75"}, [c 2] AP and AP50 of each class), as pycocotools finds them.
+
+  Args:
+    masks: compare masks, not boxes.
+  """
   from pycocotools.coco import COCO
   from pycocotools.cocoeval import COCOeval
 
-  images = [{"id": i + 1} for i in range(len(objects))]
+  sizes = [(one.height, one.width) for one in found]
+  images = [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes, start=1)]
   kinds = [{"id": label, "name": str(label)} for label in range(classes)]
   with contextlib.redirect_stdout(io.StringIO()):  # it tells of every stage
     sides = []
@@ -77,7 +88,7 @@ def coco(objects: Sequence[Objects], found: Sequence[Found], classes: int):
       side.dataset = {"images": images, "categories": kinds, "annotations": rows, "info": {}}
       side.createIndex()
       sides.append(side)
-    run = COCOeval(*sides, iouType="bbox")
+    run = COCOeval(*sides, iouType="segm" if masks else "bbox")
     run.evaluate()
     run.accumulate()
   table = run.eval["precision"][..., 0, 2]  # [IoU recall class], all areas, 100 detections
@@ -90,21 +101,46 @@ def coco(objects: Sequence[Objects], found: Sequence[Found], classes: int):
 
 def _truths(objects: Sequence[Objects]):
   for image, marks in enumerate(objects, start=1):
-    for box, label, plain in zip(marks.boxes.tolist(), marks.labels.tolist(), marks.plain):
-      x0, y0, x1, y1 = box
+    masks = marks.masks or (None,) * len(marks.labels)
+    rows = zip(marks.boxes.tolist(), marks.labels.tolist(), marks.plain, masks)
+    for (x0, y0, x1, y1), label, plain, mask in rows:
       yield {
         "image_id": image, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0), "iscrowd": int(not plain),
+        "area": (x1 - x0) * (y1 - y0), "iscrowd": int(not plain), "segmentation": mask,
       }  # fmt: skip
 
 
 def _answers(found: Sequence[Found]):
   for image, one in enumerate(found, start=1):
-    for box, label, sure in zip(one.boxes_xywh.tolist(), one.labels.tolist(), one.scores.tolist()):
+    masks = [None] * len(one) if one.masks is None else one.masks
+    rows = zip(one.boxes_xywh.tolist(), one.labels.tolist(), one.scores.tolist(), masks)
+    for box, label, sure, mask in rows:
       yield {
         "image_id": image, "category_id": label, "bbox": box, "score": sure,
-        "area": box[2] * box[3], "iscrowd": 0,
+        "area": box[2] * box[3], "iscrowd": 0, "segmentation": mask,
       }  # fmt: skip
+
+
+def pasted(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> dict:
+  """A mask [m m] uint8, 0 to 255, of a box in a picture, as pycocotools packs it.
+
+  As `zoo.ops.roi.paste_masks`, where it is more than a half; only the pixels of the box are looked
+  at, which makes it fast for pictures of any size.
+  """
+  side = len(mask) + 2
+  middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (side / (side - 2))
+  x0, y0 = np.trunc(middle - half).astype(int)
+  x1, y1 = np.trunc(middle + half).astype(int)
+  shape = max(x1 - x0 + 1, 1), max(y1 - y0 + 1, 1)
+  grown = np.pad(np.float32(mask), 1)
+  large = cv2.resize(grown, tuple(map(int, shape)), interpolation=cv2.INTER_LINEAR) > 127.5
+  out = np.zeros((height, width), np.uint8, order="F")
+  left, top = max(x0, 0), max(y0, 0)
+  part = large[top - y0 : max(height - y0, 0), left - x0 : max(width - x0, 0)]
+  if not part.size:
+    return packed.encode(out)
+  out[top : top + part.shape[0], left : left + part.shape[1]] = part
+  return packed.encode(out)
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@
 
 The same command goes on with a run that was stopped. The workdir then holds report.html,
 model.safetensors (which zoo.load and python -m train.predict take), metrics.csv, predictions.npz,
-run.json, checkpoints/ and tensorboard/.
+run.json, checkpoints/ and tensorboard/; with --cache_features also features/ (see train.features).
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import loop, optim, options, rates, startup
+from train import features, loop, optim, options, rates, startup
+from train import mesh as meshes
 from train.data import datasets, pipeline
 from train.data.transforms import Augment
 from train.metrics import show
@@ -25,6 +26,9 @@ from train.options import option
 from train.tasks.classify import Classify
 import zoo
 from zoo import catalog
+
+# Flags of what training sees of a picture, beyond the middle square.
+VIEWS = ("mixup", "cutmix", "crop", "flip", "randaugment", "magnitude", "erase", "repeat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,17 @@ class Config:
     0.0, "Stochastic depth: share of residual branches left out, where the model has them "
     "(arXiv:1603.09382).", lower_bound=0.0, upper_bound=1.0,
   )  # fmt: skip
+  squash: bool = option(
+    False, "Evaluation sees the whole picture, squashed to a square, instead of its middle."
+  )
+  cache_features: bool = option(
+    False, "The network sees every image once, as evaluation does, and is held; the head alone is "
+    "trained, on what is kept in WORKDIR/features/.",
+  )  # fmt: skip
+  best: str = option(
+    "top1", "What makes an evaluation the best one: the most right answers or the least loss.",
+    choices=("top1", "loss"),
+  )  # fmt: skip
   find_lr: str = option(
     "", "Instead of training, raise the rate from update to update, say which to take and draw the "
     "losses into this PNG.", free=True,
@@ -89,6 +104,8 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   faults = [f"--{name} is missing" for name in needed if not getattr(config, name)]
   if own.find_lr and not own.find_lr.endswith(".png"):
     faults.append(f"--find_lr={own.find_lr}: wanted the name of a PNG, such as rates.png")
+  if own.cache_features:
+    faults += contradictions(config, optimizer, own)
   try:
     origin = described(config.model)
     noise = noisy(origin.variant, own)
@@ -107,12 +124,16 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     "freeze_norm": config.freeze_norm, "head": "", **noise,
   }  # fmt: skip
   preprocess = origin.preprocess.at(config.size) if config.size else origin.preprocess
+  if own.squash:
+    preprocess = dataclasses.replace(
+      preprocess, resize=preprocess.size, squash=True, letterbox=False
+    )
   record = dataclasses.replace(
     origin, classes=data.classes, preprocess=preprocess,
     fields={**origin.fields, "num_classes": len(data.classes)},
     provenance={**origin.provenance, "from": config.model, "data": config.data},
   )  # fmt: skip
-  return loop.Job(
+  job = loop.Job(
     name="classify",
     task=Classify(
       own.loss,
@@ -120,6 +141,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
       class_weights(data.splits["train"].labels, len(data.classes))
       if own.balance == "loss"
       else (),
+      best=own.best,
     ),
     model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
     record=record,
@@ -143,6 +165,54 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     skipped=data.skipped,
     flags=(config, optimizer, own),
     phases=optim.phases(optimizer, stages, per_epoch),
+    heard=partial(optim.heard, optimizer),
+  )
+  return on_features(config, own, job, data) if own.cache_features else job
+
+
+def contradictions(config: loop.Config, optimizer: optim.Config, own: Config) -> list[str]:
+  """A sentence for each flag that asks for more than features can give."""
+  lost = [
+    f"--{name}={getattr(part, name)} and --cache_features do not go together: {why}"
+    for part, names, why in (
+      (own, VIEWS, "every image is seen once, as evaluation sees it"),
+      (own, ("dropout", "drop_path"), "the head alone runs while it is trained"),
+      (optimizer, ("freeze", "unfreeze", "layer_decay"), "all but the head is held anyway"),
+      (config, ("remat",), "the head alone runs while it is trained"),
+      (own, ("find_lr",), "no features are kept without a run"),
+    )
+    for name in names
+    if getattr(part, name) != getattr(type(part)(), name)
+  ]
+  if config.model in catalog.VARIANTS:
+    lost.append(
+      f"--model={config.model} would see with random weights; --cache_features wants a checkpoint, "
+      "such as resnet18.tv1, or a run"
+    )
+  if jax.process_count() > 1:
+    lost.append("--cache_features is for one process")
+  return lost
+
+
+def on_features(config: loop.Config, own: Config, job: loop.Job, data) -> loop.Job:
+  """The run that trains the head of `job` alone, on what the rest of it sees of every image."""
+  record = job.record
+  stage, size = zoo.stages(record.variant)[-1], record.preprocess.size
+  seen = features.Features(
+    Path(config.workdir) / features.KEY, job.model,
+    features.head_of(job.model, stage, size, record.in_channels), job.weights, record,
+    {name: source for name, source in data.splits.items() if len(source)},
+    config.batch, config.threads,
+  )  # fmt: skip
+  return dataclasses.replace(
+    job,
+    task=dataclasses.replace(job.task, inputs=(features.KEY,)),
+    model=seen.head,
+    weights=seen.start,
+    published=seen.whole,
+    ready=lambda: seen.make(meshes.make(config.mesh), loop.say),
+    train_batches=partial(seen.train_batches, config.batch, config.seed, own.balance == "sample"),
+    eval_batches=partial(seen.eval_batches, config.batch),
   )
 
 

@@ -2,10 +2,15 @@
 
   python -m train.detect --data=FOLDER --model=yolov3_tiny --size=160 --workdir=runs/mine
   python -m train.detect --data=FOLDER --model=yolov2_tiny.pod --freeze=5 --workdir=runs/mine
+  python -m train.detect --data=FOLDER --model=maskrcnn_resnet50_fpn.tv1 --size=512 --workdir=...
 
 FOLDER is COCO's, VOC's or darknet's, as train/data/detection.py shows.  The same command goes on
 with a run that was stopped.  The workdir then holds report.html, model.safetensors (which zoo.load
 and python -m train.find take), metrics.csv, predictions.npz, run.json, checkpoints/.
+
+Every picture is fitted into a square, SSD's by stretching it, the others' with grey around it;
+torchvision trains RetinaNet and R-CNNs on pictures of many shapes instead.  A Mask R-CNN wants a
+mask of each object.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +30,14 @@ from train.data.detection import Augment, BoxSource
 from train.metrics import show
 from train.mix import Mix
 from train.options import option
+from train.tasks.rcnn import Rcnn, Sampled
 from train.tasks.retinanet import Retina
 from train.tasks.ssd import Ssd
 from train.tasks.yolo import Yolo
 import zoo
 from zoo import catalog
 from zoo.detect import found
+from zoo.detect.rcnn import RCNN
 from zoo.detect.retinanet import RetinaNet
 from zoo.detect.ssd import SSD
 from zoo.detect.yolo import YOLO, Dense
@@ -40,7 +47,8 @@ from zoo.detect.yolo import YOLO, Dense
 class Config:
   backbone: str = option(
     "", "Weights (variant.tag, a run's folder or file) of a network with the same trunk, such as "
-    "yolov2_tiny.pod for yolov3_tiny; the head is fresh.",
+    "yolov2_tiny.pod for yolov3_tiny or resnet50.tv1 for fasterrcnn_resnet50_fpn; the rest is "
+    "fresh.",
   )  # fmt: skip
   format: str = option(
     "", "Of the annotations; found out if not given.", choices=("", *detection.FORMATS)
@@ -106,7 +114,8 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     faults.append(str(error))
   if faults:
     raise ValueError("\n".join(faults))
-  data = detection.load(config.data, format=own.format, seed=config.seed)
+  masks = getattr(zoo.create(origin.variant), "mask", None) is not None
+  data = detection.load(config.data, format=own.format, seed=config.seed, masks=masks)
   count = len(data.splits["train"])
   per_epoch = count // config.batch
   if not per_epoch:
@@ -116,6 +125,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     "freeze_norm": config.freeze_norm,
   }  # fmt: skip
   model = zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields})
+  task, trained = task_of(model, origin.variant, own)
   stages = zoo.stages(origin.variant)
   total = loop.length(config, per_epoch)
   rate = optim.schedule(optimizer, total=total, warmup=round(optimizer.warmup * per_epoch))
@@ -125,8 +135,8 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
   }  # fmt: skip
   return loop.Job(
     name="detect",
-    task=task_of(model, origin.variant, own),
-    model=model,
+    task=task,
+    model=trained,
     record=dataclasses.replace(
       origin, classes=data.classes, preprocess=pixels,
       fields={**origin.fields, "num_classes": len(data.classes)},
@@ -157,10 +167,7 @@ def described(model: str) -> zoo.Record:
   if not Path(model).exists() and "." not in model and "/" not in model:
     catalog.lookup(model, catalog.VARIANTS | catalog.WEIGHTS, "model")
   if model in catalog.VARIANTS:
-    record = zoo.Record(model)
-    rows = [row for row in catalog.WEIGHTS.values() if row.variant == model]
-    if rows:  # prepared as for its first checkpoint
-      record = dataclasses.replace(record, preprocess=rows[0].preprocess)
+    record = zoo.Record(model, preprocess=zoo._pixels(model))
   else:
     record = zoo.record(model)
   if zoo.task(record.variant) != "detect":
@@ -196,18 +203,25 @@ def starting(config: loop.Config, own: Config, model, stages, pixels, fields):
 def on_backbone(model, backbone: str, stages: Sequence[str], size: int, seed: int) -> dict:
   """Fresh variables, but for all stages before the head, which are those of a checkpoint.
 
+  Of a classifier's checkpoint only the body is taken, for it has nothing else of a detector.
+
   Raises:
     ValueError: that is of another network.
   """
-  fresh = jax.device_get(zoo.init(model, jax.random.key(seed, impl="rbg"), size=size))
-  have = traverse_util.flatten_dict(zoo.load(backbone)[1], sep="/")
-  out = traverse_util.flatten_dict(fresh, sep="/")
-  trunk = [p for p in out if any(re.fullmatch(s, p.split("/")[1]) for s in stages[:-1])]
-  if wrong := [p for p in trunk if p not in have or have[p].shape != out[p].shape]:
+  have, kept = traverse_util.flatten_dict(zoo.load(backbone)[1], sep="/"), stages[:-1]
+  if zoo.task(zoo.record(backbone).variant) == "classify":
+    have, kept = {p.replace("/", "/body/", 1): array for p, array in have.items()}, ("body",)
+  want = traverse_util.flatten_dict(zoo.shapes(model, size=size), sep="/")
+  trunk = [p for p in want if any(re.fullmatch(s, p.split("/")[1]) for s in kept)]
+  if not trunk:
+    raise ValueError(f"--backbone={backbone} is a classifier, and the detector is on none")
+  if wrong := [p for p in trunk if p not in have or have[p].shape != want[p].shape]:
     raise ValueError(
       f"--backbone={backbone} has another trunk: {len(wrong)} of {len(trunk)} arrays do not fit, "
       f"such as {wrong[0]}"
     )
+  fresh = jax.device_get(zoo.init(model, jax.random.key(seed, impl="rbg"), size=size))
+  out = traverse_util.flatten_dict(fresh, sep="/")
   return traverse_util.unflatten_dict(out | {p: have[p] for p in trunk}, sep="/")
 
 
@@ -217,29 +231,34 @@ def pixels_of(origin: zoo.Record, size: int) -> zoo.Preprocess:
   return pixels.at(size) if size else pixels
 
 
-def yolo_task(model: YOLO, variant: str, own: Config) -> Yolo:
+def yolo_task(model: YOLO, variant: str, own: Config) -> tuple[Yolo, YOLO]:
   rescore = variant != "yolov2_tiny"  # darknet's yolov2-tiny.cfg has rescore=0
-  return Yolo(model, rescore, own.score, own.iou, own.limit)
+  return Yolo(model, rescore, own.score, own.iou, own.limit), model
 
 
-def ssd_task(model: SSD, variant: str, own: Config) -> Ssd:
-  return Ssd(model, own.score, own.iou, own.limit)
+def ssd_task(model: SSD, variant: str, own: Config) -> tuple[Ssd, SSD]:
+  return Ssd(model, own.score, own.iou, own.limit), model
 
 
-def retina_task(model: RetinaNet, variant: str, own: Config) -> Retina:
-  return Retina(model, giou=variant.endswith("_v2"), score=own.score, iou=own.iou, limit=own.limit)
+def retina_task(model: RetinaNet, variant: str, own: Config) -> tuple[Retina, RetinaNet]:
+  giou = variant.endswith("_v2")
+  return Retina(model, giou, score=own.score, iou=own.iou, limit=own.limit), model
 
 
-# Families that can be trained here -> what makes their task.
-TASKS: dict[type, Callable] = {YOLO: yolo_task, SSD: ssd_task, RetinaNet: retina_task}
+def rcnn_task(model: RCNN, variant: str, own: Config) -> tuple[Rcnn, Sampled]:
+  asked = model.clone(score=own.score, iou=own.iou, limit=own.limit)
+  return Rcnn(), Sampled(asked.clone, numerics=model.numerics)
+
+
+# Families -> what makes their task, and the model as it is trained.
+TASKS: dict[type, Callable] = {
+  YOLO: yolo_task, SSD: ssd_task, RetinaNet: retina_task, RCNN: rcnn_task,
+}  # fmt: skip
 
 
 def task_of(model, variant: str, own: Config):
-  """Raises ValueError for a detector whose training is not here."""
-  if (make := TASKS.get(type(model))) is None:
-    names = [n for n in zoo.names(task="detect") if type(zoo.create(n)) in TASKS]
-    raise ValueError(f"{variant} cannot be trained here yet; train one of {', '.join(names)}")
-  return make(model, variant, own)
+  """(task, model that is trained) of a detector."""
+  return TASKS[type(model)](model, variant, own)
 
 
 def beside(
@@ -252,13 +271,19 @@ def beside(
   """(what is there, what was found) of rows of a source, in pixels of the pictures.
 
   Args:
-    detections: "boxes" [n k 4] in pixels of the network's input, "scores" and "box_label" [n k].
+    detections: "boxes" [n k 4] in pixels of the network's input, "scores" and "box_label" [n k],
+      and of a Mask R-CNN "masks" [n k m m] uint8, 0 to 255, of the boxes.
   """
   objects, answers = [], []
   for i, row in enumerate(rows):
     height, width = map(int, source.sizes[row])
     one = {name: detections[name][i] for name in ("boxes", "scores", "box_label")}
     where = found.place(pixels, height, width)
+    if "masks" in detections:
+      one["masks"] = np.array([
+        average_precision.pasted(mask, box, height, width)
+        for mask, box in zip(detections["masks"][i], where.out(one["boxes"]))
+      ])  # fmt: skip
     answers.append(found.of_one(one, where, height, width, classes))
     objects.append(source.objects[row])
   return objects, answers

@@ -22,6 +22,7 @@ import zoo
 from zoo.detect.found import Found
 
 SHOWN = 8  # pictures
+MASKS = {"mask_ap50": "AP50", "mask_ap": "AP"}
 FOUND, MISSED, EXTRA = "#3b8a5a", "#b9493c", "#d98032"
 
 
@@ -49,7 +50,9 @@ def read(workdir: Path) -> Run:
   with np.load(path, allow_pickle=False) as arrays:
     saved = dict(arrays)
   config, split = info["config"], str(saved["split"])
-  data = detection.load(info["data"], format=config["format"], seed=config["seed"])
+  data = detection.load(
+    info["data"], format=config["format"], seed=config["seed"], masks="masks" in saved
+  )
   place = {key: i for i, key in enumerate(data.splits[split].keys)}
   if gone := [key for key in saved["keys"].tolist() if key not in place]:
     raise ValueError(f"{info['data']} has changed since; it has no {', '.join(gone[:5])}")
@@ -132,6 +135,7 @@ def _headline(run: Run, scores: Scores) -> str:
     (percent(m["ap75"]), "AP75"),
     (percent(m["voc07"]), "mAP by VOC 2007's eleven points"),
     (percent(m["voc"]), "mAP by VOC's area"),
+    *((percent(m[k]), f"{words} of masks") for k, words in MASKS.items() if k in m),
   ])  # fmt: skip
 
 

@@ -3,8 +3,10 @@
   python -m train.evaluate --model=resnet18.tv1 --data=FOLDER --split=all
   python -m train.evaluate --model=runs/mine --data=FOLDER --tta=flip --size=320 --out=evaluation
 
-Prints top-1 and top-5 with their 95 % intervals, the loss, the calibration error and images/s.
---out writes a folder: evaluation.json, classes.csv, predictions.csv, index.html, PNGs.
+Prints top-1 and top-5 with their 95 % intervals, the loss, the calibration error and images/s;
+--each also the accuracy of each class, and --random=5 the five most probable classes of so many
+photographs drawn at random. --out writes a folder: evaluation.json, classes.csv, predictions.csv,
+index.html, PNGs.
 
 The classes of the data are found among the model's by name, or, where their names are numbers, by
 number; the model still chooses among all of its classes.
@@ -27,7 +29,7 @@ from train import figures, options, page, predict, startup
 from train.data import datasets, pipeline
 from train.options import option
 from train.page import Number, percent
-from train.report import wilson
+from train.report import ranks, wilson
 import zoo
 
 BINS = 15  # of confidence, as in Guo et al. 2017 (arXiv:1706.04599)
@@ -52,8 +54,14 @@ class Config:
     "none", "Views whose probabilities are averaged: mirrored too, the corners and the middle, or "
     "these mirrored too.", choices=tuple(VIEWS),
   )  # fmt: skip
+  each: bool = option(False, "Print the accuracy of each class too.")
+  random: int = option(
+    0, "Photographs, drawn at random, whose five most probable classes are shown.", lower_bound=0
+  )
   out: str = option("", "Folder to write to; must be new.")
-  seed: int = option(0, "Of the division of a folder that its owner did not split.")
+  seed: int = option(
+    0, "Of the division of a folder that its owner did not split, and of --random."
+  )
   batch: int = option(32, "Photographs computed at once.", lower_bound=1)
   threads: int = option(2, "Threads that read photographs.", lower_bound=1)
   max_bad: float = option(
@@ -70,12 +78,13 @@ class Evaluation:
   classes: Sequence[str]  # of the model
   present: Sequence[int]  # those that the data has
   seconds: float  # of computing and reading, without the first batch
+  # row -> [h w 3] uint8, what the network saw of those drawn at random
+  drawn: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @property
   def ranks(self) -> np.ndarray:
-    """[n] how many classes were more probable than the right one."""
-    own = self.probs[np.arange(len(self.labels)), self.labels]
-    return np.sum(self.probs > own[:, None], axis=1)
+    """[n] how many classes were more probable than the right one, or as probable and earlier."""
+    return ranks(self.probs, self.labels)
 
   def measures(self) -> dict[str, float]:
     own = self.probs[np.arange(len(self.labels)), self.labels]
@@ -138,6 +147,8 @@ def evaluate(config: Config) -> Evaluation:
     raise ValueError(f"{config.data} has no split {missing[0]}; it has {', '.join(have)}, or all")
   keys, labels, probs, seconds, started = [], [], [], 0.0, None
   total = sum(len(data.splits[name]) for name in names)
+  rng = np.random.default_rng(config.seed)
+  drawn = dict.fromkeys(rng.permutation(total)[: config.random].tolist())
   with tqdm(total=total, unit=" images", disable=None) as bar:
     for name in names:
       source = data.splits[name]
@@ -148,6 +159,8 @@ def evaluate(config: Config) -> Evaluation:
         now = time.perf_counter()
         seconds += now - started if started else 0.0
         started = now
+        for row in drawn.keys() & range(len(keys), len(keys) + int(real.sum())):
+          drawn[row] = batch["image"][row - len(keys), -1]  # the middle is the last view
         keys += [source.keys[i] for i in batch["index"][real]]
         labels.append(places[batch["label"][real]])
         probs.append(found[real])
@@ -155,7 +168,7 @@ def evaluate(config: Config) -> Evaluation:
   timed = max(total - config.batch, 0)
   return Evaluation(
     keys, np.concatenate(labels), np.concatenate(probs), classes, sorted(places.tolist()),
-    seconds * total / timed if timed else 0.0,
+    seconds * total / timed if timed else 0.0, drawn,
   )  # fmt: skip
 
 
@@ -186,12 +199,7 @@ def write(out: Path, config: Config, found: Evaluation) -> None:
     out / "evaluation.json",
     json.dumps({"config": options.as_dict(config), **measures}, indent=2) + "\n",
   )
-  rows = []
-  for c in found.present:
-    own = found.labels == c
-    right = int((ranks[own] == 0).sum())
-    share, five = (right / own.sum(), np.mean(ranks[own] < 5)) if own.any() else (0.0, 0.0)
-    rows.append((found.classes[c], int(own.sum()), right, share, float(five)))
+  rows = of_classes(found)
   page.write(out / "classes.csv", _csv(("class", "images", "right", "top1", "top5"), rows))
   page.write(out / "predictions.csv", _csv(
     ("path", "class", "answer", "prob"),
@@ -222,8 +230,40 @@ def write(out: Path, config: Config, found: Evaluation) -> None:
       ((name, Number(n), Number(percent(top1)), Number(percent(top5)))
        for name, n, _, top1, top5 in rows), tall=True,
     )),
+    *([page.section("Drawn at random", page.cards(_cards(found)))] if found.drawn else []),
     page.section("How it was made", page.code(json.dumps(options.as_dict(config)))),
   ]))  # fmt: skip
+
+
+def of_classes(found: Evaluation) -> list[tuple[str, int, int, float, float]]:
+  """(class, photographs, right, top-1, top-5) of each class that the data has."""
+  rows, ranks = [], found.ranks
+  for c in found.present:
+    own = found.labels == c
+    right = int((ranks[own] == 0).sum())
+    share, five = (right / own.sum(), np.mean(ranks[own] < 5)) if own.any() else (0.0, 0.0)
+    rows.append((found.classes[c], int(own.sum()), right, share, float(five)))
+  return rows
+
+
+def top5(found: Evaluation, row: int) -> list[tuple[str, float]]:
+  """(class, probability), the most probable first."""
+  order = np.argsort(-found.probs[row], kind="stable")[:5]
+  return [(found.classes[c], float(found.probs[row, c])) for c in order]
+
+
+def _cards(found: Evaluation) -> list[str]:
+  """Those drawn at random, with their answers."""
+  cards = []
+  for row, view in found.drawn.items():
+    key, truth, top = found.keys[row], found.classes[found.labels[row]], top5(found, row)
+    bars = page.bars(
+      (label, prob, "right" if label == truth else "wrong" if i == 0 else "other")
+      for i, (label, prob) in enumerate(top)
+    )
+    figure = page.figure(page.data_uri(figures.png(view)), alt=key)
+    cards.append(page.card([figure], truth, [key], bars))
+  return cards
 
 
 def _confusion(found: Evaluation, answers: np.ndarray) -> bytes:
@@ -271,6 +311,13 @@ def main(_, config: Config) -> None:
     raise ValueError(f"--out={out} is there already; delete it or name another folder")
   startup.cache_compilations()
   found = evaluate(config)
+  if config.each:
+    for name, images, right, share, _ in of_classes(found):
+      print(f"{share:7.2%}  {right} of {images}  {predict.readable(name)}")
+  for row, view in found.drawn.items():
+    answer = predict.Answer(found.keys[row], top5(found, row), view)
+    truth = predict.readable(found.classes[found.labels[row]])
+    print(f"{predict.show(answer)}\n          it is {truth}")
   print(show(found.measures()), flush=True)
   if config.out:
     write(out, config, found)

@@ -2,12 +2,15 @@
 
   python -m train.find --model=yolov2_tiny.pod photo.jpg
   python -m train.find --model=runs/mine photo.jpg folder/ --confidence=0.3 --out=answers
+  python -m train.find --model=fasterrcnn_resnet50_fpn.tv1 photo.jpg --maps=grad_cam --out=answers
 
 Prints each detection: its score, its class, x0 y0 x1 y1 in pixels of the picture.  --out writes a
 folder: the pictures with boxes drawn over them as PNG, answers.json, answers.csv, coco.json (which
 COCO's tools take) and index.html.  --flip looks at each picture mirrored too; --tile cuts large
-pictures into overlapping tiles and looks at these beside the whole.  What cannot be read is named
-at the end, and makes the exit status 1; the other photographs are answered all the same.
+pictures into overlapping tiles and looks at these beside the whole.  --maps=grad_cam shows for each
+detection where in the whole picture its score comes from, at the last map of the network's
+backbone.  What cannot be read is named at the end, and makes the exit status 1; the other
+photographs are answered all the same.
 """
 
 from collections import deque
@@ -16,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import csv
 import dataclasses
+from functools import partial
 import io
 import json
 import os
@@ -26,17 +30,21 @@ import sys
 import tempfile
 from typing import NamedTuple
 
+import cv2
+from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from train import average_precision, figures, options, page, predict, startup
 from train.data import transforms
 from train.options import option
 from train.predict import readable
 import zoo
+from zoo import explain
 from zoo.detect import found
 from zoo.detect.found import Found
+from zoo.weights import Preprocess
 
 OVERLAP = 0.2  # share of a tile that its neighbour shows too
 
@@ -58,6 +66,10 @@ class Config:
     0, "Pixels of the square tiles that larger pictures are cut into too; 0 for none.",
     lower_bound=0,
   )  # fmt: skip
+  maps: str = option(
+    "", "Maps to lay over the photographs in --out, one for each detection.",
+    choices=("", "grad_cam"),
+  )  # fmt: skip
   out: str = option("", "Folder to write pictures and answers to; must be new.")
   batch: int = option(8, "Views computed at once.", lower_bound=1)
   threads: int = option(4, "Threads that read photographs.", lower_bound=1)
@@ -67,6 +79,26 @@ class Answer(NamedTuple):
   path: Path
   image: np.ndarray  # [h w 3] uint8
   found: Found
+  maps: Sequence[np.ndarray] = ()  # [h' w'] of each detection, over the picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A detector of pictures as `found.seen` gives them; `apply` as the detector's own."""
+
+  model: nn.Module
+  pixels: Preprocess
+  size: jax.Array  # [b 2], of `found.Seen`
+
+  def apply(self, variables, image, *, train: bool):
+    pixels = self.pixels.normalize(image)
+    if self.pixels.longest is None:
+      return self.model.apply(variables, pixels, train=train)
+    rows, columns = (jnp.arange(n) for n in image.shape[1:3])
+    height, width = (self.size[:, i, None, None] for i in (0, 1))
+    inside = (rows[:, None] < height) & (columns < width)
+    pixels = jnp.where(inside[..., None], pixels, 0)
+    return self.model.apply(variables, pixels, train=train, size=self.size)
 
 
 class View(NamedTuple):
@@ -103,31 +135,91 @@ def find(
     raise ValueError(f"{config.model} is a backbone without classes; name a detector")
   classes = predict.class_names(record, network.num_classes)
   nothing(classes).of(config.classes)  # names those that are unknown
-  variables, pixels = jax.device_put(variables), found.whole(record.preprocess)
+  variables, pixels = jax.device_put(variables), record.preprocess
+  if pixels.longest is None:
+    pixels = found.whole(pixels)
 
   @jax.jit
-  def step(variables, image):
-    out = network.apply(variables, pixels.normalize(image), train=False)
+  def step(variables, image, size):
+    out = Network(network, pixels, size).apply(variables, image, train=False)
     return network.detect(out, score=config.confidence, iou=config.iou, limit=config.max_detections)
+
+  @jax.jit
+  def explained(variables, image, size, boxes, labels):
+    target = explain.of_box(network.decode, boxes, labels)
+    return explain.grad_cam(
+      Network(network, pixels, size), variables, image, target, layer_of(network)
+    )
 
   for some in _chunks(_pictures(paths, config.threads, failed), config.batch):
     views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
-    inputs = [pixels.crop(Image.fromarray(view.pixels)) for view in views]
-    answers = deque()
-    for start in range(0, len(inputs), config.batch):
-      batch = np.stack(inputs[start : start + config.batch])
-      spare = ((0, config.batch - len(batch)), *((0, 0),) * 3)
-      rows = jax.device_get(step(variables, np.pad(batch, spare)))
-      for i, view in enumerate(views[start : start + len(batch)]):
-        height, width = view.pixels.shape[:2]
-        one = {name: rows[name][i] for name in ("boxes", "scores", "box_label")}
-        where = found.place(pixels, height, width)
-        answers.append(view.back(found.of_one(one, where, height, width, classes)))
+    answers = {}
+    for alike in _alike(views, pixels, config.batch):
+      rows = jax.device_get(step(variables, *_stacked([s for _, s in alike], config.batch)))
+      for n, (i, seen) in enumerate(alike):
+        height, width = views[i].pixels.shape[:2]
+        one = {name: rows[name][n] for name in ("boxes", "scores", "box_label")}
+        answers[i] = views[i].back(found.of_one(one, seen.where, height, width, classes))
+    start = 0
     for path, image in some:
       count = len(views_of(image, config.flip, config.tile))
-      own = [answers.popleft() for _ in range(count)]
+      own = [answers[i] for i in range(start, start + count)]
       whole = merged(own, image.shape[:2], config.iou, config.max_detections)
-      yield Answer(path, image, whole.of(config.classes) if config.classes else whole)
+      whole = whole.of(config.classes) if config.classes else whole
+      start += count
+      maps = []
+      if config.maps:
+        seen, run = found.seen(pixels, image), partial(explained, variables)
+        maps = maps_of(run, seen, whole, config.batch)
+      yield Answer(path, image, whole, maps)
+
+
+def _alike(
+  views: Sequence[View], pixels: Preprocess, count: int
+) -> Iterator[list[tuple[int, found.Seen]]]:
+  """Views with their numbers, at most `count` of one shape; each shape is compiled for itself."""
+  waiting = {}
+  for i, view in enumerate(views):
+    seen = found.seen(pixels, view.pixels)
+    some = waiting.setdefault(seen.pixels.shape, [])
+    some.append((i, seen))
+    if len(some) == count:
+      yield waiting.pop(seen.pixels.shape)
+  yield from waiting.values()
+
+
+def _stacked(some: Sequence[found.Seen], count: int) -> tuple[np.ndarray, np.ndarray]:
+  """(pixels, sizes) of pictures, the last one repeated until there are `count`."""
+  some = [*some, *[some[-1]] * (count - len(some))]
+  return np.stack([one.pixels for one in some]), np.array([one.size for one in some], np.int32)
+
+
+def layer_of(network) -> str:
+  """The last end point of the backbone that the detector reads."""
+  if hasattr(network, "maps"):
+    return network.maps[-1]
+  image = np.zeros((1, 448, 448, 3), np.float32)  # YOLO v1 takes no other
+  run = partial(network.init_with_output, train=False)
+  ends, _ = jax.eval_shape(run, jax.random.key(0), image)
+  return max((end for end in ends if end.startswith("stage")), key=lambda end: int(end[5:]))
+
+
+def maps_of(run: Callable, seen: found.Seen, one: Found, count: int) -> list[np.ndarray]:
+  """A map over the picture for each detection, [h' w'].
+
+  Args:
+    run: (pixels, sizes, boxes, labels) of `count` rows -> maps of the whole input.
+  """
+  height, width = one.height, one.width
+  x0, y0, x1, y1 = np.rint(seen.where.into(np.array([[0, 0, width, height]]))[0]).astype(int)
+  boxes, maps = seen.where.into(one.boxes), []
+  for rows in _chunks(range(len(one)), count):
+    rows += [rows[-1]] * (count - len(rows))
+    heat = run(*_stacked([seen], count), boxes[rows], one.labels[rows])
+    for row in np.asarray(heat, np.float32):
+      large = cv2.resize(row, seen.pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+      maps.append(large[y0:y1, x0:x1])
+  return maps[: len(one)]
 
 
 def nothing(classes: Sequence[str]) -> Found:
@@ -227,17 +319,23 @@ class Album:
 
   def add(self, answer: Answer) -> None:
     text, one = readable(answer.path), answer.found
+    number = len(self._cards) + 1
     stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.path.stem)[:40]
-    file = f"{len(self._cards) + 1:04d}_{stem}.png"
+    file = f"{number:04d}_{stem}.png"
     rows = [
       (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
       for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
     ]
     drawn = figures.boxes(answer.image, rows[::-1], least=1)  # the surest on top
     (self._part / file).write_bytes(figures.png(drawn))
-    view = page.figure(file, alt=f"boxes in {text}", lazy=True)
+    views = [page.figure(file, alt=f"boxes in {text}", lazy=True)]
+    for i, (heat, row) in enumerate(zip(answer.maps, rows), start=1):
+      file = f"{number:04d}_{stem}_{i:02d}_grad_cam.png"
+      drawn = figures.boxes(figures.overlay(answer.image, heat), [row], least=1)
+      (self._part / file).write_bytes(figures.png(drawn))
+      views.append(page.figure(file, alt=f"where {row[1]} comes from", lazy=True))
     bars = page.bars(zip(one.names, map(float, one.scores), [""] * len(one)))
-    self._cards.append(page.card([view], f"{len(one)} found", [text], bars))
+    self._cards.append(page.card(views, f"{len(one)} found", [text], bars))
     self._answers.append((text, one))
 
   def finish(self, failures: Sequence[str]) -> None:
@@ -296,6 +394,8 @@ def main(argv: Sequence[str], config: Config) -> int:
     raise ValueError(
       "name a model and photographs: python -m train.find --model=yolov2_tiny.pod photo.jpg folder/"
     )
+  if config.maps and not config.out:
+    raise ValueError(f"--maps={config.maps} are drawn into a folder; name it by --out")
   startup.cache_compilations()
   paths = predict.find(argv[1:], failed)
   answered = 0

@@ -209,6 +209,7 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
     mix=Mix(),
     frozen=optim.frozen(stages, optimizer.freeze),
     phases=optim.phases(optimizer, stages, per_epoch),
+    heard=partial(optim.heard, optimizer),
     train_batches=lambda step: listing.train_batches(
       train, size=preprocess.size, seed=config.seed, start_step=step, augment=augment, **some
     ),

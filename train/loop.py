@@ -116,6 +116,10 @@ class Job:
   # (split, rows, predictions) -> what an evaluation measures on the host beside the task's terms
   score: Callable[[str, np.ndarray, Mapping], Mapping[str, float]] | None = None
   phases: tuple[tuple[int, str], ...] = ()  # (updates done, `frozen` from then on), in order
+  ready: Callable[[], None] = lambda: None  # makes what the batches need, once the workdir is ours
+  published: Callable[[Mapping], Mapping] = lambda variables: variables  # of those that are learned
+  # (state of the optimizer, what val measured) -> that state, which knows it
+  heard: Callable[[Any, Mapping[str, float]], Any] = lambda opt, measured: opt
 
   def held(self, done: int) -> str:
     """Regular expression of the modules that are held in the update after `done` others."""
@@ -156,7 +160,7 @@ def run(config: Config, job: Job) -> Outcome:
     raise ValueError(f"--batch={config.batch} cannot be split over {mesh.size} devices")
   total, per_epoch, held_out = job.total, job.per_epoch, _held_out(job)
   traced = pace.updates(config.profile, total)
-  start_of_run = time.perf_counter()
+  start_of_run, pictures = time.perf_counter(), "image" in job.task.inputs
   record = _describe(config, job)
   seconds = dict.fromkeys(("start", "input", "compile", "train", "evaluate", "save"), 0.0)
   make_step = partial(
@@ -171,6 +175,8 @@ def run(config: Config, job: Job) -> Outcome:
       stack.enter_context(workdir.locked(folder))
       workdir.claim(folder, record, options.free(*job.flags))
     stack.enter_context(_going_on(folder))
+    with spent(seconds, "start"):
+      job.ready()
     terminated = stack.enter_context(_sigterm())
     checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
     with spent(seconds, "start"):
@@ -182,7 +188,8 @@ def run(config: Config, job: Job) -> Outcome:
     watch = Watch(folder, config.skip)
     progress = stack.enter_context(contextlib.closing(metrics.Progress(
       log, job.rate, start=start, total=total, batch=config.batch, every=config.log_every,
-      watch=watch, shown=first, warn=partial(pace.input_bound, config.threads),
+      watch=watch, shown=first,
+      warn=partial(pace.input_bound, config.threads) if pictures else None,
     )))  # fmt: skip
     tracing = stack.enter_context(pace.Trace(folder / "profile", traced))
     eval_every = max(1, round(config.eval_every * per_epoch))
@@ -220,6 +227,8 @@ def run(config: Config, job: Job) -> Outcome:
             with spent(seconds, "save"):
               best.offer(step, variables, found[name], name)
         progress.say(step, found)
+        if found["val"]:
+          state = state.replace(opt=job.heard(state.opt, found["val"]))
         if not last and best.stale(step, patience):
           say(f"stopped: no evaluation since step {best.step} was better")
           last = True
@@ -239,7 +248,8 @@ def run(config: Config, job: Job) -> Outcome:
     with spent(seconds, "save"):
       checkpoints.wait()
     outcome = evaluate(held_out, best.variables(mesh))
-    if first and progress.speed and job.name == "classify":  # whose networks `zoo.listing` counts
+    # Of classifiers, whose networks `zoo.listing` counts.
+    if first and progress.speed and job.name == "classify" and pictures:
       used, sentence = pace.utilisation(
         _multiply_adds(job), progress.speed, devices=mesh.size, dtype=config.dtype,
         peak=config.peak, partly=bool(job.held(total)),
@@ -453,7 +463,7 @@ class Best:
     record = dataclasses.replace(self._job.record, provenance=provenance)
     variables = meshes.fetch(variables)
     if jax.process_index() == 0:
-      store.save(self._path, variables, record)
+      store.save(self._path, self._job.published(variables), record)
 
   def variables(self, mesh):
     if jax.process_count() > 1:

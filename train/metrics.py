@@ -109,7 +109,7 @@ class Progress:
   def __init__(
     self, log: Log, rate: Callable[[int], jax.Array], *, start: int, total: int, batch: int,
     every: int, watch: Callable[[int, Mapping], None] = lambda step, measured: None,
-    shown: bool = True, warn: Callable[[float, float], None] = lambda waited, spent: None,
+    shown: bool = True, warn: Callable[[float, float], None] | None = None,
   ):  # fmt: skip
     self._log, self._rate, self._batch, self._every = log, rate, batch, every
     self._pending, self._total, self._watch, self._shown = None, total, watch, shown

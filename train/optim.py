@@ -1,7 +1,8 @@
 """Learning-rate schedules and optimizers, all as optax: frozen stages, rates by stage, decay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from functools import partial
 import math
 import re
 
@@ -47,6 +48,10 @@ class Config:
     0, "Multiply the rate by --drop after so many epochs whose mean training loss was no better "
     "than the best; 0 for never.",
     lower_bound=0,
+  )  # fmt: skip
+  plateau_of: str = option(
+    "train", "Of val, a plateau is so many evaluations whose loss was no better.",
+    choices=("train", "val"),
   )  # fmt: skip
   warmup: float = option(0.5, "Epochs of linear warm-up.", lower_bound=0.0)
   freeze: int = option(
@@ -168,11 +173,42 @@ def make(
     tx = optax.chain(unheld, optax.clip_by_global_norm(config.clip), tx)
   if config.accumulate > 1:
     tx = optax.MultiSteps(tx, config.accumulate).gradient_transformation()
-  if config.plateau:
-    tx = optax.chain(tx, optax.contrib.reduce_on_plateau(
-      config.drop, config.plateau, accumulation_size=per_epoch
-    ))  # fmt: skip
+  if config.plateau and config.plateau_of == "val":
+    told = _plateau(config)
+    scale = lambda updates, state, params=None: (
+      jax.tree.map(lambda u: state.scale * u, updates), state
+    )  # fmt: skip
+    tx = optax.chain(tx, optax.GradientTransformation(told.init, scale))
+  elif config.plateau:
+    tx = optax.chain(tx, _plateau(config, per_epoch))
   return tx
+
+
+def _plateau(config: Config, updates: int = 1) -> optax.GradientTransformationExtraArgs:
+  return optax.contrib.reduce_on_plateau(config.drop, config.plateau, accumulation_size=updates)
+
+
+def heard(config: Config, opt, measured: Mapping[str, float]):
+  """The optimizer's state `opt` after an evaluation, of which --plateau_of=val wants the loss."""
+  if config.plateau_of != "val":
+    return opt
+  kind = optax.contrib.ReduceLROnPlateauState
+
+  def one(part):
+    if not isinstance(part, kind):
+      return part
+    return jax.tree.map(
+      lambda new, old: jax.device_put(new, old.sharding),
+      _told(config, part, measured["loss"]),
+      part,
+    )
+
+  return jax.tree.map(one, opt, is_leaf=lambda part: isinstance(part, kind))
+
+
+@partial(jax.jit, static_argnums=0)
+def _told(config: Config, state, loss):
+  return _plateau(config).update((), state, value=loss)[1]
 
 
 def _scaled(rate: Callable, factor: float, every: int, start: int = 0) -> Callable:

@@ -2,6 +2,7 @@
 
   python -m train.predict --model=resnet18.tv1 photo.jpg
   python -m train.predict --model=runs/mine photo.jpg folder/ --top=3 --out=answers
+  python -m train.predict --model=runs/mine --watch inbox/
   python -m train.predict --model=vgg16.tv1 photo.jpg --maps=grad_cam,guided,occlusion --out=answers
 
 Prints the most probable classes of each photograph; photographs in folders are found at any depth.
@@ -10,6 +11,8 @@ what the network saw and of where it looked. boxes.csv has the box that a map of
 what it explains, in pixels of what the network saw. What cannot be read is named at the end, and
 makes the exit status 1; the other photographs are answered all the same. Runs of train.label and
 train.bags answer in answers.csv what they were asked: labels, numbers, places (see train.answer).
+--watch answers each photograph that is put into the folders from then on, as soon as it is whole,
+until Ctrl-C or SIGTERM.
 """
 
 from collections import deque
@@ -59,6 +62,9 @@ class Config:
   target: str = option("", "Class to explain, by name; empty for the first answer of each.")
   batch: int = option(16, "Photographs computed at once.", lower_bound=1)
   threads: int = option(4, "Threads that read photographs.", lower_bound=1)
+  watch: bool = option(
+    False, "Answer each photograph that is put into the folders from now on, until Ctrl-C."
+  )
   runtime: str = option(
     "xla", "What computes the classes; on a CPU onnxruntime is the faster one.", choices=RUNTIMES
   )
@@ -83,6 +89,24 @@ def predict(
   `by` is one of RUNTIMES.
 
   Raises:
+    ValueError, FileNotFoundError: as `answerer`.
+  """
+  batch = min(batch, max(len(paths), 1))
+  record, answered = answerer(
+    model, top=top, maps=maps, layer=layer, target=target, batch=batch, by=by
+  )
+  reads = ((path, path.read_bytes) for path in paths)
+  for some, seen in batches(views(reads, record.preprocess, threads), batch, failed):
+    yield from answered(some, seen)
+
+
+def answerer(
+  model: str | Path, *, top: int, batch: int, maps: Sequence[str] = (), layer: str | None = None,
+  target: str = "", by: str = "xla",
+) -> tuple[zoo.Record, Callable[[Sequence[Path], np.ndarray], list[Answer]]]:  # fmt: skip
+  """What is known of a model, and a function of up to `batch` paths and their views [b h w 3].
+
+  Raises:
     ValueError, FileNotFoundError: no such model, class, map or layer, or a model without classes.
   """
   methods = gallery.methods(maps, layer)
@@ -93,7 +117,7 @@ def predict(
   classes = class_names(record, network.num_classes)
   explained = number_of(target, classes) if target else None
   outside = runtime.onnxruntime_logits(network, variables, record) if by == "onnxruntime" else None
-  variables, batch = jax.device_put(variables), min(batch, max(len(paths), 1))
+  variables = jax.device_put(variables)
   normalize = jax.jit(record.preprocess.normalize)
 
   @jax.jit
@@ -106,15 +130,18 @@ def predict(
     of = found[1][:, 0] if explained is None else jnp.full(len(x), explained)
     return found, {name: method(network, variables, x, of) for name, method in methods.items()}
 
-  reads = ((path, path.read_bytes) for path in paths)
-  for some, seen in batches(views(reads, record.preprocess, threads), batch, failed):
+  def answered(paths, seen):
     padded = np.concatenate([seen, np.zeros((batch - len(seen), *seen.shape[1:]), np.uint8)])
     logits = outside and outside(normalize(padded))
     (probs, index), drawn = jax.device_get(step(variables, padded, logits))
-    for i, path in enumerate(some):
+    found = []
+    for i, path in enumerate(paths):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
       own = {name: drawn[name][i] for name in methods}  # jit sorts names
-      yield Answer(path, named, seen[i], own, target or named[0][0])
+      found.append(Answer(path, named, seen[i], own, target or named[0][0]))
+    return found
+
+  return record, answered
 
 
 def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:
@@ -177,15 +204,20 @@ def find(arguments: Iterable[str], failed: Callable[[str], None]) -> list[Path]:
     if not path.is_dir():
       found.append(path)
       continue
-    inside = sorted(
-      p for p in path.rglob("*")
-      if p.suffix.lower() in SUFFIXES and p.is_file()
-      and not any(part.startswith(".") for part in p.relative_to(path).parts)
-    )  # fmt: skip
+    inside = below(path)
     if not inside:
       failed(f"{path}: the folder has no photographs ({' '.join(SUFFIXES)})")
     found += inside
   return list(dict.fromkeys(found))
+
+
+def below(folder: Path) -> list[Path]:
+  """The photographs of a folder, at any depth, in order of their names; no hidden ones."""
+  return sorted(
+    p for p in folder.rglob("*")
+    if p.suffix.lower() in SUFFIXES and p.is_file()
+    and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+  )  # fmt: skip
 
 
 class Album:
@@ -263,11 +295,15 @@ def main(argv: Sequence[str], config: Config) -> int:
     raise ValueError(
       "name a model and photographs: python -m train.predict --model=resnet18.tv1 photo.jpg folder/"
     )
-  if config.model not in catalog.VARIANTS and zoo.record(config.model).outputs:
+  if config.model not in catalog.VARIANTS and zoo.record(config.model).outputs and not config.watch:
     from train import answer  # late: it knows this module
 
     return answer.main(argv, config)
   startup.cache_compilations()
+  if config.watch:
+    from train import watch  # late: it knows this module
+
+    return watch.main(argv, config)
   paths = find(argv[1:], failed)
   answered = 0
   with contextlib.ExitStack() as stack:

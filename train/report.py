@@ -64,8 +64,7 @@ class Run:
 
   def within(self, top: int) -> float:
     """Share of photographs whose class is among the `top` most probable."""
-    of_label = np.take_along_axis(self.probs, self.labels[:, None], 1)
-    return float(np.mean((self.probs > of_label).sum(1) < top))
+    return float(np.mean(ranks(self.probs, self.labels) < top))
 
   @property
   def photographs(self) -> str:
@@ -161,6 +160,16 @@ def _read(name: str, folder: Path) -> Run:
       f"{list(labels.shape)} for {shape[0]} photographs of {shape[1]} classes"
     )
   return Run(name, folder, info, rows, keys.tolist(), labels.astype(int), probs, split)
+
+
+def ranks(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """[n] how many classes come before the right one; of equals the first does, as in argmax.
+
+  Equal ones are common where a network is sure of one class and all others have underflown to 0.
+  """
+  own = np.take_along_axis(probs, labels[:, None], 1)
+  earlier = np.arange(probs.shape[1]) < labels[:, None]
+  return np.sum((probs > own) | ((probs == own) & earlier), axis=1)
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:

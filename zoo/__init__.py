@@ -27,8 +27,8 @@ from zoo.weights import Line, Preprocess, Weights
 
 __all__ = [
   "Feature", "Info", "Line", "Numerics", "Preprocess", "Record", "Weights", "create",
-  "feature_info", "info", "init", "load", "names", "preprocess", "record", "shapes", "stages",
-  "task", "to_nnx",
+  "feature_info", "fold", "info", "init", "load", "names", "preprocess", "record", "shapes",
+  "stages", "task", "to_nnx",
 ]  # fmt: skip
 
 
@@ -88,6 +88,28 @@ def shapes(model: nn.Module, *, size: Size = 224, channels: int = 3) -> dict:
   image = jax.ShapeDtypeStruct((1, *pair(size), channels), jnp.float32)
   plain = _with_fields(model, {"plain": True})  # the same shapes, traced in half the time
   return jax.eval_shape(partial(plain.init, train=False), jax.random.key(0), image)
+
+
+def fold(
+  model: nn.Module, variables: Mapping[str, Any], *, size: Size = 224, channels: int = 3
+) -> tuple[nn.Module, dict]:
+  """The same function without batch norms, for inference: (model, variables), both new.
+
+  A norm right behind a convolution becomes part of its kernel and bias; what is left of the others
+  is one product and one sum. The folded model is applied with `train=False`.
+
+  Args:
+    model: of images.
+    variables: its {"params": ..., "batch_stats": ...}. What only training runs stays as it is.
+    size: of images on which to look for the norms, as of `init`; the folded model takes any other.
+    channels: of those images.
+  """
+  with layers.norms_behind() as behind, layers.norm_calls() as calls:
+    shapes(model, size=size, channels=channels)
+  taken = {norm for norm, _ in behind.values()}
+  others = {norm: eps for norm, eps, _ in calls if norm not in taken}
+  flat = engine.fold(traverse_util.flatten_dict(dict(variables), sep="/"), behind, others)
+  return _with_fields(model, {"folded": True}), traverse_util.unflatten_dict(flat, sep="/")
 
 
 def info(name: str) -> Info:

@@ -53,16 +53,19 @@ def of_box(decode: Callable, boxes, classes) -> Score:
   """Of a detector: the class's score of the candidate that overlaps each image's box most.
 
   Args:
-    decode: end points -> (boxes [b n 4], scores [b n c]), such as `model.decode` of YOLO.
+    decode: end points -> (boxes [b n 4], or [b n c 4] of each class, scores [b n c]), such as
+      `model.decode` of YOLO.
     boxes: [b 4].
     classes: [b] int32.
   """
 
   def score(out):
     found, scores = decode(out)
+    rows, own = jnp.arange(len(scores)), jnp.asarray(classes)
+    found = found[rows, :, own] if found.ndim == 4 else found
     overlap = geometry.iou(found, jnp.asarray(boxes, found.dtype)[:, None])
     best = jnp.argmax(jax.lax.stop_gradient(overlap), 1)
-    return scores[jnp.arange(len(best)), best, jnp.asarray(classes)]
+    return scores[rows, best, own]
 
   return score
 

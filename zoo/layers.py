@@ -1,5 +1,6 @@
 """The few layers that families share, and the numerical dialect they speak."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
@@ -37,18 +38,34 @@ class Conv(nn.Module):
   plain: bool = False
   init: Any = he_normal  # of the kernel
   bias_init: Any = nn.initializers.zeros
+  folded: bool = False  # has a bias where it took over a norm's
 
   @nn.compact
   def __call__(self, x):
     shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
     kernel = self.param("kernel", self.init, shape)
-    bias = self.param("bias", self.bias_init, (self.features,)) if self.bias else None
+    has_bias = self.bias or self.folded and self.has_variable("params", "bias")
+    bias = self.param("bias", self.bias_init, (self.features,)) if has_bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = ops.conv(
       x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation,
       groups=self.groups, plain=self.plain,
     )  # fmt: skip
     return y if bias is None else y + bias
+
+
+class Affine(nn.Module):
+  """What `zoo.fold` leaves of a batch norm: x * scale + bias, or x if a convolution took both."""
+
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x):
+    if not self.has_variable("params", "scale"):
+      return x
+    scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
+    x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype)
+    return x * scale + bias
 
 
 class Deconv(nn.Module):
@@ -90,6 +107,7 @@ class Numerics:
   norm_scale: bool = True  # batch norm has a gamma; TensorFlow's Inceptions have none
   freeze_norm: bool = False  # use stored statistics even when training
   plain: bool = False  # only plain XLA convolutions and windows, for exporters
+  folded: bool = False  # takes the variables that `zoo.fold` makes, and no others
 
   def pads(self, padding: Padding, kernel: Size, dilation: Size = 1):
     """`padding` in the form of `zoo.ops.conv`."""
@@ -106,7 +124,7 @@ class Numerics:
   ) -> Conv:  # fmt: skip
     return Conv(
       features, pair(kernel), pair(stride), self.pads(padding, kernel, dilation), pair(dilation),
-      groups, bias, self.dtype, self.plain, init, bias_init, name=name,
+      groups, bias, self.dtype, self.plain, init, bias_init, self.folded, name=name,
     )  # fmt: skip
 
   def deconv(
@@ -117,7 +135,9 @@ class Numerics:
       features, pair(kernel), pair(stride), padding, bias, init, self.dtype, self.plain, name=name
     )
 
-  def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
+  def norm(self, train: bool, *, name: str) -> nn.BatchNorm | Affine:
+    if self.folded:
+      return Affine(self.dtype, name=name)
     return nn.BatchNorm(
       self.freeze_norm or not train, momentum=self.momentum, epsilon=self.eps,
       use_scale=self.norm_scale, dtype=self.dtype, name=name,
@@ -144,12 +164,12 @@ class Numerics:
 
 
 @contextlib.contextmanager
-def norms_behind() -> Iterator[dict[str, tuple[str, float]]]:
-  """Fills {path of a convolution: (path of the batch norm right behind it, its epsilon)}.
+def norm_calls() -> Iterator[list[tuple[str, float, str]]]:
+  """Fills [(path of a batch norm, its epsilon, path of the convolution whose output it takes)].
 
-  Of the models that are traced within the context: which norm follows is seen, not declared.
+  Of the models that are traced within the context, call by call; "" is no convolution.
   """
-  found: dict[str, tuple[str, float]] = {}
+  calls: list[tuple[str, float, str]] = []
   outputs: dict[int, tuple[str, jax.Array]] = {}  # kept, so that no two have the same id
 
   def watch(call, args, kwargs, context):
@@ -157,12 +177,29 @@ def norms_behind() -> Iterator[dict[str, tuple[str, float]]]:
     module, path = context.module, "/".join(context.module.path)
     if isinstance(module, Conv):
       outputs[id(y)] = path, y
-    elif isinstance(module, nn.BatchNorm) and id(args[0]) in outputs:
-      found[outputs[id(args[0])][0]] = path, module.epsilon
+    elif isinstance(module, nn.BatchNorm):
+      calls.append((path, module.epsilon, outputs.get(id(args[0]), ("",))[0]))
     return y
 
   with nn.intercept_methods(watch):
+    yield calls
+
+
+@contextlib.contextmanager
+def norms_behind() -> Iterator[dict[str, tuple[str, float]]]:
+  """Fills {path of a convolution: (path of the batch norm right behind it, its epsilon)}.
+
+  Of the models that are traced within the context: which norm follows is seen, not declared. A
+  convolution that feeds two norms, or a norm that two feed, is not among them.
+  """
+  found: dict[str, tuple[str, float]] = {}
+  with norm_calls() as calls:
     yield found
+  links = {(conv, norm) for norm, _, conv in calls}
+  convs, norms = (Counter(side) for side in zip(*links)) if links else ({}, {})
+  found |= {
+    conv: (norm, eps) for norm, eps, conv in calls if conv and convs[conv] == norms[norm] == 1
+  }
 
 
 class SqueezeExcite(nn.Module):

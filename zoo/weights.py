@@ -33,6 +33,9 @@ class Preprocess:
   channels: str = "RGB"  # or "BGR", or "L" for grey
   squash: bool = False  # resize both sides to `resize`, whatever the shape
   letterbox: bool = False  # fit the whole picture into the square; grey around it, as in darknet
+  # Of a detector that sees whole pictures of any shape: their shorter side is `size`, or less where
+  # the longer one would be more than this.  Such pictures are made by `zoo.detect.found.seen`.
+  longest: int | None = None
 
   @classmethod
   def cropped(cls, size: int, share: float, interpolation="bilinear", **fields) -> "Preprocess":
@@ -85,7 +88,9 @@ class Preprocess:
 
   def at(self, size: int) -> "Preprocess":
     """The same for another input size, with the same share of the picture in the crop."""
-    return dataclasses.replace(self, size=size, resize=round(self.resize * size / self.size))
+    resize = round(self.resize * size / self.size)
+    longest = self.longest and round(self.longest * size / self.size)
+    return dataclasses.replace(self, size=size, resize=resize, longest=longest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +143,17 @@ def letterboxed(image: np.ndarray, size: int) -> np.ndarray:
   out = np.full((size, size, 3), 0.5)
   inner = image / 255
   for axis, new in enumerate(shape):
-    at = np.arange(new) * ((inner.shape[axis] - 1) / max(new - 1, 1))
-    low = np.minimum(at.astype(int), inner.shape[axis] - 2)
-    part = (at - low).reshape((-1, *(1,) * (2 - axis)))
-    inner = (1 - part) * inner.take(low, axis) + part * inner.take(low + 1, axis)
+    inner = between(inner, axis, np.arange(new) * ((inner.shape[axis] - 1) / max(new - 1, 1)))
   top, left = ((size - n) // 2 for n in shape)
   out[top : top + shape[0], left : left + shape[1]] = inner
   return np.round(out * 255).astype(np.uint8)
+
+
+def between(image: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:
+  """The picture [h w c] at places `at` [n] along an axis, linear between its pixels."""
+  low = np.minimum(at.astype(int), image.shape[axis] - 2)
+  part = (at - low).reshape((-1, *(1,) * (2 - axis)))
+  return (1 - part) * image.take(low, axis) + part * image.take(low + 1, axis)
 
 
 def in_channels(preprocess: Preprocess | Line) -> int:

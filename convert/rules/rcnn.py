@@ -1,8 +1,14 @@
-"""Faster and Mask R-CNN of torchvision; published files have older names."""
+"""Faster and Mask R-CNN of torchvision; published files have older names.
+
+On VGG-16, of its `FasterRCNN` with `vgg16().features[:-1]` as the backbone.
+"""
 
 from convert.engine import Rules, chw_to_hwc, deconv
-from convert.rules import TORCH_RENAMES, mobilenet_v3
+from convert.rules import TORCH_RENAMES, mobilenet_v3, vgg
 from convert.rules.retinanet import PYRAMID
+
+PLACES = vgg.positions(vgg.DEPTHS["16"], batch_norm=False)
+ON_VGG = ((r"^backbone\.(\d+)\.", lambda m: f"body.{PLACES[int(m[1])]}."),)
 
 ON_MOBILENET = (
   (r"^body\.(?=\d)", "features."),
@@ -12,7 +18,7 @@ ON_MOBILENET = (
 
 
 def torchvision(width: int = 256, body: tuple = ()) -> Rules:
-  """`width` is that of the pyramid, whose regions of 7x7 cells the first dense layer reads."""
+  """`width` is that of the maps, whose regions of 7x7 cells the first dense layer reads."""
   flat = chw_to_hwc(width, 7, 7)
   return Rules(
     (
@@ -36,6 +42,7 @@ def torchvision(width: int = 256, body: tuple = ()) -> Rules:
 MOBILE = torchvision(body=ON_MOBILENET)
 RULES = {
   "torchvision": torchvision(),
+  "torchvision:fasterrcnn_vgg16": torchvision(512, ON_VGG),
   "torchvision:fasterrcnn_mobilenet_v3_large_fpn": MOBILE,
   "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn": MOBILE,
 }

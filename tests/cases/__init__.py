@@ -6,8 +6,12 @@ SMALLEST = (variant, fields), where given, is what tests of real arrays run of t
 everything, quick to compile.
 """
 
+import csv
+import dataclasses
 import importlib
+from pathlib import Path
 import pkgutil
+import re
 
 
 def _files():
@@ -17,6 +21,28 @@ def _files():
 
 def all_cases():
   return [case for file in _files().values() for case in file.CASES]
+
+
+def quick_cases():
+  """What the suite runs of them; `python -m bench.parity` runs all, at all sizes.
+
+  Of every family, library and form (fields) the lightest variant sees all its sizes. A deeper one
+  of the same blocks sees the last, which is odd, and no second library where one has proven it.
+  """
+  with open(Path(__file__).parent.with_name("references.csv")) as file:
+    params = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
+  cases, seen, forms = [], set(), set()
+  for name, file in _files().items():
+    order = lambda case: (params.get(case.variant, 0), case.dialect == "keras")  # compiled twice
+    for case in sorted(file.CASES, key=order):
+      form = (name, re.split("[.:]", case.reference)[0], *case.fields)
+      if form not in forms:
+        cases.append(case)
+      elif case.variant not in seen:
+        cases.append(dataclasses.replace(case, sizes=case.sizes[-1:]))
+      forms.add(form)
+      seen.add(case.variant)
+  return cases
 
 
 def all_names():

@@ -7,6 +7,7 @@
 
 Every fault of a set is said in one message. Pictures without objects are kept. A missing val is
 every tenth of train. Objects marked as crowd or difficult are not trained on, as darknet has it.
+Masks are COCO's polygons and run lengths, and the outlines of darknet's files; VOC's are not read.
 """
 
 from collections import Counter
@@ -23,16 +24,20 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 from PIL import Image
+from pycocotools import mask as packed
 
 from train.data import folders, transforms
 from train.data.folders import LISTED, READERS, SUFFIXES
 from train.data.lines import AHEAD
+from train.data.masks import unpacked
 from zoo.detect.found import Place, place
+from zoo.ops.roi import window
 from zoo.weights import Preprocess
 
 SPLITS = ("train", "val", "test")
 CALLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 SLACK = 1.0  # pixels that a box may reach beyond its picture; it is cut there
+CELLS = 112  # of a mask's bitmap, down and across: four for each that Mask R-CNN answers
 FORMATS = ("coco", "voc", "yolo")
 
 
@@ -43,6 +48,7 @@ class Objects(NamedTuple):
   labels: np.ndarray  # [n] int32
   crowd: np.ndarray  # [n] bool: a group that is one box; neither trained on nor counted
   difficult: np.ndarray  # [n] bool: the same, as VOC calls it
+  masks: tuple[dict, ...] | None = None  # of each, as pycocotools packs it; None if not asked for
 
   @property
   def plain(self) -> np.ndarray:
@@ -72,6 +78,14 @@ class BoxSource:
         "again"
       ) from error
 
+  def masks(self, index: int) -> np.ndarray | None:
+    """[n h w] uint8, 0 or 255, of the objects to be found; None if masks were not asked for."""
+    objects = self.objects[index]
+    if objects.masks is None:
+      return None
+    some = [255 * packed.decode(objects.masks[i]) for i in np.flatnonzero(objects.plain)]
+    return np.stack(some) if some else np.zeros((0, *self.sizes[index]), np.uint8)
+
   def some(self, rows: Sequence[int]) -> "BoxSource":
     return BoxSource(
       tuple(self.paths[i] for i in rows), tuple(self.keys[i] for i in rows), self.sizes[rows],
@@ -91,7 +105,8 @@ class Picture(NamedTuple):
 
   path: Path
   size: tuple[int, int] | None  # height, width, where they are told
-  rows: list[tuple]  # (class's name or number, x0, y0, x1, y1, crowd, difficult, where it stands)
+  # (class's name or number, x0, y0, x1, y1, crowd, difficult, mask as it is told, where it stands)
+  rows: list[tuple]
   share: bool = False  # boxes are shares of the width and the height
 
 
@@ -102,19 +117,21 @@ class Reading:
   root: Path
   splits: dict[str, list[Picture]] = dataclasses.field(default_factory=dict)
   classes: tuple[str, ...] | None = None  # None: those that occur
+  masks: bool = False  # are asked for
   faults: list[str] = dataclasses.field(default_factory=list)
 
   def name(self, path: Path) -> str:
     return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
 
-def load(data: str | Path, *, format: str = "", seed: int = 0) -> Dataset:
+def load(data: str | Path, *, format: str = "", seed: int = 0, masks: bool = False) -> Dataset:
   """Reads all annotations and every picture's header.
 
   Args:
     data: a folder as above.
     format: one of FORMATS; found out if not given.
     seed: of the tenth that is held out where there is no val.
+    masks: read them too; an object without one is a fault.
 
   Raises:
     ValueError: all that is wrong with it.
@@ -123,7 +140,7 @@ def load(data: str | Path, *, format: str = "", seed: int = 0) -> Dataset:
   if not root.is_dir():
     raise ValueError(f"no folder {root}")
   format = format or _format(root)
-  reading = Reading(root)
+  reading = Reading(root, masks=masks)
   READ[format](reading)
   if not any(reading.splits.values()) and not reading.faults:
     reading.faults.append(f"there are no pictures for training in it (read as {format})")
@@ -217,8 +234,9 @@ def _read_coco(reading: Reading) -> None:
         reading.faults.append(f"{here}: bbox must be four numbers, not {row.get('bbox')}")
         continue
       known = str(row.get("category_id"))
-      kind = label.get(known, f"category_id {known}")
-      pictures[owner].rows.append((kind, x, y, x + w, y + h, bool(row.get("iscrowd")), False, here))
+      kind, crowd = label.get(known, f"category_id {known}"), bool(row.get("iscrowd"))
+      mask = row.get("segmentation") or None
+      pictures[owner].rows.append((kind, x, y, x + w, y + h, crowd, False, mask, here))
     reading.splits[split] = list(pictures.values())
 
 
@@ -273,7 +291,8 @@ def _voc_picture(root: Path, file: Path, where: str, faults: list[str]) -> Pictu
     # VOC counts pixels from 1, and the last one belongs to the box
     box = [box[0] - 1, box[1] - 1, *box[2:]]
     difficult = (mark.findtext("difficult") or "0").strip() == "1"
-    rows.append((mark.findtext("name", "").strip(), *box, False, difficult, f"{where}, object {i}"))
+    name = mark.findtext("name", "").strip()
+    rows.append((name, *box, False, difficult, None, f"{where}, object {i}"))
   return Picture(path, size or None, rows)
 
 
@@ -339,14 +358,15 @@ def _yolo_rows(reading: Reading, file: Path) -> list[tuple]:
       continue
     if len(numbers) == 4:
       x, y, w, h = numbers
-      box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+      box, mask = (x - w / 2, y - h / 2, x + w / 2, y + h / 2), None
     elif len(numbers) >= 6 and len(numbers) % 2 == 0:
       box = (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2]))
+      mask = [numbers]
     else:
       reading.faults.append(f"{here}: wanted class, x, y, width, height, not {line[:60]!r}")
       continue
-    known = 0 <= label < len(reading.classes)
-    rows.append((reading.classes[label] if known else f"number {kind}", *box, False, False, here))
+    kind = reading.classes[label] if 0 <= label < len(reading.classes) else f"number {kind}"
+    rows.append((kind, *box, False, False, mask, here))
   return rows
 
 
@@ -376,7 +396,7 @@ def _checked(reading: Reading, pictures: Sequence[Picture]) -> BoxSource:
     elif picture.size and picture.size != size:
       told, is_ = (f"{w}x{h}" for h, w in (picture.size, size))
       reading.faults.append(f"{name} has {is_} pixels; its annotation says {told}")
-    objects.append(_objects(picture, size, number, reading.faults))
+    objects.append(_objects(picture, size, number, reading))
   keys = tuple(reading.name(p.path) for p in pictures)
   array = np.array([s if isinstance(s, tuple) else (1, 1) for s in sizes], np.int32).reshape(-1, 2)
   return BoxSource(tuple(p.path for p in pictures), keys, array, tuple(objects))
@@ -395,12 +415,13 @@ def _size(path: Path) -> tuple[int, int] | str:
 
 
 def _objects(
-  picture: Picture, size: tuple[int, int] | None, number: Mapping[str, int], faults: list[str]
+  picture: Picture, size: tuple[int, int] | None, number: Mapping[str, int], reading: Reading
 ) -> Objects:
-  rows = []
-  for kind, x0, y0, x1, y1, crowd, difficult, here in picture.rows:
+  rows, masks, faults = [], [], reading.faults
+  for kind, x0, y0, x1, y1, crowd, difficult, mask, here in picture.rows:
     if picture.share and size:
       x0, x1, y0, y1 = x0 * size[1], x1 * size[1], y0 * size[0], y1 * size[0]
+      mask = mask and [[v * size[1 - i % 2] for i, v in enumerate(mask[0])]]
     box = (x0, y0, x1, y1)
     said = ", ".join(f"{v:g}" for v in box)
     if kind not in number:
@@ -413,13 +434,51 @@ def _objects(
       faults.append(f"{here}: the box {said} reaches out of its {size[1]}x{size[0]} pixels")
     else:
       rows.append((number[kind], *box, crowd, difficult))
+      if reading.masks and size:
+        try:
+          masks.append(run_lengths(mask, size))
+        except (ValueError, TypeError, KeyError) as error:
+          faults.append(f"{here}: {error}")
   table = np.array(rows, np.float64).reshape(-1, 7)
   boxes = table[:, 1:5]
   if size:
     boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
   return Objects(
-    boxes.astype(np.float32), table[:, 0].astype(np.int32), table[:, 5] > 0, table[:, 6] > 0
-  )
+    boxes.astype(np.float32), table[:, 0].astype(np.int32), table[:, 5] > 0, table[:, 6] > 0,
+    tuple(masks) if reading.masks else None,
+  )  # fmt: skip
+
+
+def run_lengths(mask, size: tuple[int, int]) -> dict:
+  """A mask of COCO's as pycocotools packs it.
+
+  Args:
+    mask: polygons, or run lengths, which may be packed into text.
+    size: (height, width) of its picture.
+
+  Raises:
+    ValueError: it is nothing of these, or not of this picture.
+  """
+  if isinstance(mask, list) and mask:
+    sides = np.array(size[::-1])
+    polygons = []
+    for polygon in mask:
+      points = np.array(polygon, np.float64)
+      if points.ndim != 1 or len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError("a polygon of its mask is not x y x y x y of three corners or more")
+      points = points.reshape(-1, 2)
+      if points.min() < -SLACK or (points > sides + SLACK).any():
+        raise ValueError("a polygon of its mask reaches out of the picture")
+      polygons.append(np.clip(points, 0, sides).ravel().tolist())
+    return packed.merge(packed.frPyObjects(polygons, *size))
+  if not isinstance(mask, dict) or not isinstance(mask.get("counts"), list | str):
+    raise ValueError("it has no mask; wanted polygons or run lengths")
+  counts = mask["counts"]
+  counts = unpacked(counts) if isinstance(counts, str) else counts
+  # pycocotools would show whatever lies in memory beyond runs that are too short
+  if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != size[0] * size[1]:
+    raise ValueError(f"the run lengths of its mask do not make {size[1]}x{size[0]} pixels")
+  return packed.frPyObjects({"size": list(size), "counts": counts}, *size)
 
 
 def _inside(box, size: tuple[int, int]) -> bool:
@@ -463,6 +522,21 @@ class View(NamedTuple):
   image: np.ndarray  # [size size 3] uint8
   boxes: np.ndarray  # [n 4] float32 in its pixels
   labels: np.ndarray  # [n] int32
+  masks: np.ndarray | None = None  # [n size size] uint8, 0 to 255; None if not asked for
+
+  def bitmaps(self) -> np.ndarray | None:
+    """[n CELLS CELLS] uint8: each mask within the `zoo.ops.roi.window` of its box."""
+    if self.masks is None:
+      return None
+    out = np.zeros((len(self.labels), CELLS, CELLS), np.uint8)
+    first, scale = window(np.float32(self.boxes), CELLS)
+    for row, mask, (x, y), (wide, tall) in zip(out, self.masks, first.astype(int), scale):
+      x1, y1 = x + round(CELLS * float(wide)), y + round(CELLS * float(tall))
+      part = mask[y:y1, x:x1]
+      shape = tuple(CELLS if n > 1 else have for n, have in zip((wide, tall), part.shape[::-1]))
+      if part.size:
+        row[: shape[1], : shape[0]] = cv2.resize(part, shape, interpolation=cv2.INTER_AREA)
+    return out
 
 
 GREY = 128  # around a picture that does not fill the square
@@ -477,13 +551,19 @@ def train_view(
     other = _one_or_four(source, int(rng.integers(len(source))), rng, size, augment)
     share = rng.beta(8, 8)
     mixed = share * view.image.astype(np.float32) + (1 - share) * other.image
-    both = (np.concatenate(parts) for parts in zip(view[1:], other[1:]))
-    view = View(np.rint(mixed).astype(np.uint8), *both)
-  image, boxes, labels = view
+    view = View(np.rint(mixed).astype(np.uint8), *_joined([view, other]))
+  image, boxes, labels, masks = view
   if rng.random() < augment.flip:
     image = image[:, ::-1]
     boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
-  return View(np.ascontiguousarray(distorted(image, rng, augment)), boxes, labels)
+    masks = None if masks is None else masks[..., ::-1]
+  return View(np.ascontiguousarray(distorted(image, rng, augment)), boxes, labels, masks)
+
+
+def _joined(views: Sequence[View]):
+  """(boxes, labels, masks) of several views of the same square."""
+  parts = zip(*(view[1:] for view in views))
+  return [None if part[0] is None else np.concatenate(part) for part in parts]
 
 
 def _one_or_four(source, index, rng, size, augment) -> View:
@@ -492,7 +572,7 @@ def _one_or_four(source, index, rng, size, augment) -> View:
   rows = [index, *(int(i) for i in rng.integers(len(source), size=3))]
   middle = np.rint(rng.uniform(0.25, 0.75, 2) * size).astype(int)
   image = np.full((size, size, 3), GREY, np.uint8)
-  boxes, labels = [], []
+  views = []
   for quarter, row in enumerate(rows):
     part = _placed(source, row, rng, size, augment)
     right, below = quarter % 2, quarter // 2
@@ -500,13 +580,16 @@ def _one_or_four(source, index, rng, size, augment) -> View:
     x, y = (int(m) if far else int(m) - size for m, far in zip(middle, (right, below)))
     low = (max(x, 0), max(y, 0))
     high = (min(x + size, size), min(y + size, size))
-    image[low[1] : high[1], low[0] : high[0]] = part.image[
-      low[1] - y : high[1] - y, low[0] - x : high[0] - x
-    ]
-    kept = _cut(part.boxes + np.float32([x, y] * 2), (*low, *high), augment.visible)
-    boxes.append(kept[0])
-    labels.append(part.labels[kept[1]])
-  return View(image, np.concatenate(boxes), np.concatenate(labels))
+    into = (slice(low[1], high[1]), slice(low[0], high[0]))
+    out_of = (slice(low[1] - y, high[1] - y), slice(low[0] - x, high[0] - x))
+    image[into] = part.image[out_of]
+    boxes, kept = _cut(part.boxes + np.float32([x, y] * 2), (*low, *high), augment.visible)
+    masks = None
+    if part.masks is not None:
+      masks = np.zeros((kept.sum(), size, size), np.uint8)
+      masks[:, *into] = part.masks[kept][:, *out_of]
+    views.append(View(image, boxes, part.labels[kept], masks))
+  return View(image, *_joined(views))
 
 
 def _placed(source, index, rng, size, augment) -> View:
@@ -523,13 +606,26 @@ def _placed(source, index, rng, size, augment) -> View:
   where = Place(new_w / width, new_h / height, left, top)
   plain = objects.plain
   boxes, kept = _cut(where.into(objects.boxes[plain]), (0, 0, size, size), augment.visible)
-  return View(image, boxes, objects.labels[plain][kept])
+  masks = source.masks(index)
+  if masks is not None:
+    masks = _all_pasted(masks[kept], (new_h, new_w), (top, left), size)
+  return View(image, boxes, objects.labels[plain][kept], masks)
 
 
-def _pasted(pixels, shape: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:
-  """[size size 3]: a picture resized to `shape` with its first pixel at `corner`."""
+def _all_pasted(masks, shape: tuple[int, int], corner: tuple[int, int], size: int) -> np.ndarray:
+  """[n size size]: masks where `_pasted` puts their picture."""
+  out = np.zeros((len(masks), size, size), np.uint8)
+  for row, mask in zip(out, masks):
+    row[:] = _pasted(mask, shape, corner, size, 0)
+  return out
+
+
+def _pasted(
+  pixels, shape: tuple[int, int], corner: tuple[int, int], size: int, ground: int = GREY
+) -> np.ndarray:
+  """[size size ...]: a picture resized to `shape` with its first pixel at `corner`."""
   small = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_LINEAR)
-  image = np.full((size, size, 3), GREY, np.uint8)
+  image = np.full((size, size, *pixels.shape[2:]), ground, np.uint8)
   (t0, t1), (s0, s1) = zip(*(
     ((max(at, 0), min(at + n, size)), (max(-at, 0), min(at + n, size) - at))
     for at, n in zip(corner, shape)
@@ -566,7 +662,12 @@ def eval_view(source: BoxSource, index: int, preprocess: Preprocess) -> View:
   pixels, objects = source.picture(index), source.objects[index]
   where, plain = place(preprocess, *pixels.shape[:2]), objects.plain
   image = preprocess.crop(Image.fromarray(pixels))
-  return View(image, where.into(objects.boxes[plain]), objects.labels[plain])
+  masks = source.masks(index)
+  if masks is not None:
+    height, width = pixels.shape[:2]
+    shape = round(height * where.scale_y), round(width * where.scale_x)
+    masks = _all_pasted(masks, shape, (where.top, where.left), preprocess.size)
+  return View(image, where.into(objects.boxes[plain]), objects.labels[plain], masks)
 
 
 def train_batches(
@@ -585,7 +686,8 @@ def train_batches(
   Yields:
     {"image": [b size size 3] uint8, "boxes": [b boxes 4] float32, "box_label": [b boxes] int32
     with -1 for padding, "seen": [b] int32, pictures of the run up to and with this batch,
-    "index": [b] int32, "real": [b] float32 of ones}.
+    "index": [b] int32, "real": [b] float32 of ones}, and "masks": [b boxes CELLS CELLS] uint8, as
+    `View.bitmaps`, where they were asked for.
   """
   per_epoch = len(source) // batch
   if not per_epoch:
@@ -614,7 +716,7 @@ def train_batches(
       view = eval_view(source, index, preprocess.at(size))
     else:
       view = train_view(source, index, rng, size, augment)
-    return index, view, rng
+    return index, view, view.bitmaps(), rng
 
   return _batches(jobs(), boxes, threads)
 
@@ -629,9 +731,11 @@ def eval_batches(
 
   def one(row):
     if row < 0:
-      blank = np.zeros((preprocess.size, preprocess.size, 3), np.uint8)
-      return row, View(blank, np.zeros((0, 4), np.float32), np.zeros(0, np.int32)), None
-    return row, eval_view(source, row, preprocess), np.random.default_rng((3, row))
+      view = eval_view(source, 0, preprocess)
+      view = View(np.zeros_like(view.image), *(None if a is None else a[:0] for a in view[1:]))
+    else:
+      view = eval_view(source, row, preprocess)
+    return row, view, view.bitmaps(), np.random.default_rng((3, max(row, 0)))
 
   jobs = ((one, [int(i) for i in some[process_index::process_count]], {}) for some in index)
   return _batches(jobs, boxes, threads)
@@ -653,10 +757,14 @@ def _stacked(jobs, more: dict[str, Any], limit: int) -> dict[str, np.ndarray]:
   index = np.array([row[0] for row in rows], np.int32)
   boxes = np.zeros((len(rows), limit, 4), np.float32)
   labels = np.full((len(rows), limit), -1, np.int32)
-  for i, (_, view, rng) in enumerate(rows):
+  if rows[0][2] is not None:
+    more = {**more, "masks": np.zeros((len(rows), limit, CELLS, CELLS), np.uint8)}
+  for i, (_, view, bitmaps, rng) in enumerate(rows):
     n = len(view.labels)
     some = np.arange(n) if n <= limit else np.sort(rng.permutation(n)[:limit])
     boxes[i, : len(some)], labels[i, : len(some)] = view.boxes[some], view.labels[some]
-  image = np.stack([view.image for _, view, _ in rows])
+    if bitmaps is not None:
+      more["masks"][i, : len(some)] = bitmaps[some]
+  image = np.stack([view.image for _, view, *_ in rows])
   real = (index >= 0).astype(np.float32)
   return {"image": image, "boxes": boxes, "box_label": labels, "index": index, "real": real, **more}

@@ -73,21 +73,19 @@ def train_batches(
   Raises:
     ValueError: fewer images than one batch; a file that cannot be decoded, by name.
   """
-  steps = steps_per_epoch(source, batch)
+  data = _order(source, batch, seed, repeat, balance)
   rows = _rows_of_a_process(batch, process_count)
-  grain = _grain()
-  data = grain.MapDataset.range(len(source)).seed(_grain_seed(seed)).shuffle()
-  if repeat > 1:
-    data = grain.MapDataset.mix([data] * repeat)
-  data = data.slice(slice(0, steps * batch)).repeat()
-  if balance:
-    labels = np.asarray(source.labels)
-    order = np.argsort(labels, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    data = data.map_with_index(partial(_balanced, groups, _grain_seed(seed), repeat))
   data = data.random_map(partial(_train_row, source, size, augment))
   data = data.slice(slice(process_index, None, process_count)).batch(rows, drop_remainder=True)
-  return _iterate(grain, data.slice(slice(start_step, None)), threads)
+  return _iterate(_grain(), data.slice(slice(start_step, None)), threads)
+
+
+def train_rows(
+  source: Source, *, batch: int, seed: int, start_step: int = 0, balance: bool = False
+) -> Iterator[np.ndarray]:
+  """The rows [b] of the source whose pictures `train_batches` shows, in the same steps."""
+  data = _order(source, batch, seed, 1, balance).batch(batch, drop_remainder=True)
+  return _iterate(_grain(), data.slice(slice(start_step, None)), threads=1)
 
 
 def eval_batches(
@@ -130,6 +128,22 @@ def _grain():
 
   cv2.setNumThreads(0)  # the threads here are busy already
   return grain
+
+
+def _order(source: Source, batch: int, seed: int, repeat: int, balance: bool):
+  """Grain's data set of the rows that training shows, epoch after epoch without end."""
+  steps = steps_per_epoch(source, batch)
+  grain = _grain()
+  data = grain.MapDataset.range(len(source)).seed(_grain_seed(seed)).shuffle()
+  if repeat > 1:
+    data = grain.MapDataset.mix([data] * repeat)
+  data = data.slice(slice(0, steps * batch)).repeat()
+  if balance:
+    labels = np.asarray(source.labels)
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    data = data.map_with_index(partial(_balanced, groups, _grain_seed(seed), repeat))
+  return data
 
 
 def _grain_seed(seed: int) -> int:

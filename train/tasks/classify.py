@@ -19,6 +19,7 @@ class Classify:
   weights: tuple[float, ...] = ()  # of the classes, in the loss and its mean; () for all alike
   inputs: tuple[str, ...] = ("image",)
   target: str = "label"
+  best: str = "top1"  # or "loss": what tells the better of two evaluations; the other breaks ties
 
   def terms(self, out, batch):
     logits, label = out["logits"].astype(jnp.float32), batch["label"]
@@ -48,5 +49,5 @@ class Classify:
     return {"probs": jax.nn.softmax(out["logits"].astype(jnp.float32))}
 
   def rank(self, measured):
-    loss = measured["loss"]
-    return measured["top1"], -math.inf if math.isnan(loss) else -loss
+    loss = -math.inf if math.isnan(measured["loss"]) else -measured["loss"]
+    return (loss, measured["top1"]) if self.best == "loss" else (measured["top1"], loss)

@@ -8,8 +8,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from zoo.weights import Preprocess
+from zoo.detect import fpn
+from zoo.weights import Preprocess, between
 
 
 class Place(NamedTuple):
@@ -38,10 +40,10 @@ class Place(NamedTuple):
 
 
 def whole(preprocess: Preprocess) -> Preprocess:
-  """The same, or letterboxed where it would show the middle of a picture only."""
+  """The same, or letterboxed where it would show the middle of a picture only, or no square."""
   if preprocess.letterbox or (preprocess.squash and preprocess.resize == preprocess.size):
     return preprocess
-  return dataclasses.replace(preprocess, letterbox=True)
+  return dataclasses.replace(preprocess, letterbox=True, longest=None)
 
 
 def place(preprocess: Preprocess, height: int, width: int) -> Place:
@@ -62,6 +64,38 @@ def place(preprocess: Preprocess, height: int, width: int) -> Place:
   raise ValueError(f"a detector sees whole pictures (letterbox or squash), not {preprocess}")
 
 
+class Seen(NamedTuple):
+  """What a network sees of one picture."""
+
+  pixels: np.ndarray  # [H W 3] in 0..255, of uint8 or float32
+  size: tuple[int, int]  # height and width of what is picture or belongs to it, at the top left
+  where: Place
+
+
+def seen(preprocess: Preprocess, image: np.ndarray) -> Seen:
+  """A whole picture [h w 3] uint8, as a detector's weights want it.
+
+  With `longest` that is torchvision's way: resized without antialiasing, on one of five canvases
+  (see `zoo.detect.fpn.canvas`); beyond `size` a network wants zeros once pixels are normalised.
+
+  Raises:
+    ValueError: as of `place`.
+  """
+  height, width = image.shape[:2]
+  if preprocess.longest is None:
+    where, side = place(preprocess, height, width), preprocess.size
+    return Seen(preprocess.crop(Image.fromarray(image)), (side, side), where)
+  size = fpn.fitted((height, width), preprocess.size, preprocess.longest)
+  pixels = np.float32(image)
+  for axis, new in enumerate(size):
+    old = pixels.shape[axis]
+    at = np.clip((np.arange(new, dtype=np.float32) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    pixels = between(pixels, axis, np.float32(at))
+  canvas = fpn.canvas(size, preprocess.size, preprocess.longest)
+  where = Place(size[1] / width, size[0] / height, 0, 0)
+  return Seen(fpn.on_canvas(pixels, canvas), size, where)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
   """Detections of one picture, best first."""
@@ -72,6 +106,7 @@ class Found:
   height: int  # of the picture
   width: int
   classes: Sequence[str]
+  masks: np.ndarray | None = None  # [n] of objects, each as pycocotools packs it, where there are
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -103,8 +138,8 @@ class Found:
 
   def only(self, rows) -> "Found":
     """Those of an index or a mask."""
-    parts = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "labels")}
-    return dataclasses.replace(self, **parts)
+    names = ("boxes", "scores", "labels", *(() if self.masks is None else ("masks",)))
+    return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
 
   def of(self, names: Collection[str]) -> "Found":
     """Those of some classes. Raises ValueError that names unknown ones."""
@@ -134,10 +169,12 @@ def of_one(
 ) -> Found:
   """What `detect` answered for one picture: "boxes" [n 4], "scores" [n], "box_label" [n].
 
-  Padding is dropped; boxes are cut to the picture, and those that lie outside it dropped.
+  And "masks" [n], as of `Found`, if there are.  Padding is dropped; boxes are cut to the picture,
+  and those that lie outside it dropped.
   """
   boxes = where.out(np.asarray(detections["boxes"], np.float32))
   boxes = np.clip(boxes, 0, np.float32([width, height] * 2))
   labels, scores = (np.asarray(detections[k]) for k in ("box_label", "scores"))
   real = (labels >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-  return Found(boxes[real], scores[real], labels[real], height, width, tuple(classes))
+  found = Found(boxes, scores, labels, height, width, tuple(classes), detections.get("masks"))
+  return found.only(real)

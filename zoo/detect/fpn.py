@@ -80,11 +80,11 @@ def priors(
   return np.concatenate(found)
 
 
-def extent(ends, size: jax.Array | None) -> jax.Array:
+def extent(image: jax.Array, size: jax.Array | None) -> jax.Array:
   """[b 2], the height and width of each picture; without `size` each fills the canvas."""
   if size is not None:
     return jnp.asarray(size)
-  return jnp.broadcast_to(ends["canvas"], (ends["map1"].shape[0], 2))
+  return jnp.broadcast_to(jnp.array(image.shape[1:3], jnp.int32), (image.shape[0], 2))
 
 
 def grids(ends) -> list[tuple[int, int]]:
@@ -97,14 +97,26 @@ def fitted(size: tuple[int, int], shorter: int = 800, longer: int = 1333) -> tup
   """The (height, width) at which torchvision's detectors see a picture of `size`.
 
   Sides are cut to whole pixels in double precision, as torch does: some get 799 instead of 800.
+  A side that would vanish keeps one pixel; torch refuses such a picture.
   """
   scale = min(shorter / min(size), longer / max(size))
-  return math.floor(size[0] * scale), math.floor(size[1] * scale)
+  return max(1, math.floor(size[0] * scale)), max(1, math.floor(size[1] * scale))
 
 
-def on_canvas(images: Sequence[np.ndarray], canvas: tuple[int, int]) -> np.ndarray:
-  """[b *canvas 3] of normalised pictures [h w 3], each at the top left; zeros around them."""
-  out = np.zeros((len(images), *canvas, images[0].shape[-1]), np.float32)
-  for row, image in zip(out, images):
-    row[: image.shape[0], : image.shape[1]] = image
+def canvas(size: tuple[int, int], shorter: int = 800, longer: int = 1333) -> tuple[int, int]:
+  """The (height, width) around a fitted picture of `size`: of five that there are, the least.
+
+  torchvision pads to the next multiple of 32, of the largest picture of a batch; a canvas for each
+  such multiple would be compiled for itself.
+  """
+  least, most = (-(-side // 32) * 32 for side in (shorter, longer))
+  longest = (least, -(-(least + most) // 64) * 32, most)
+  side = next(side for side in longest if side >= max(size))
+  return (side, least) if size[0] > size[1] else (least, side)
+
+
+def on_canvas(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+  """[*canvas c] float32: a picture [h w c] at the top left, zeros around it."""
+  out = np.zeros((*canvas, image.shape[-1]), np.float32)
+  out[: image.shape[0], : image.shape[1]] = image
   return out

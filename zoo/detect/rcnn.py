@@ -1,8 +1,12 @@
-"""Faster R-CNN and Mask R-CNN on a feature pyramid.
+"""Faster R-CNN and Mask R-CNN, on a feature pyramid or on one map.
 
 Ren et al. 2015, arXiv:1506.01497; He et al. 2017, arXiv:1703.06870.  As torchvision has them, both
 versions; submodules carry its names.  All shapes are static: a picture has a fixed number of
 proposals, of which some are padding.
+
+`fasterrcnn_vgg16` is the first paper's: VGG-16 up to conv5_3, nine anchors for each of its cells,
+fc6 and fc7 on each region.  It departs as torchvision's classes do: regions are read by RoIAlign,
+nothing is dropped out, and regressed numbers are 10 and 5 times too large instead of normalised.
 
 `num_classes` counts the objects; of each region's logits the first is the background's.
 """
@@ -16,6 +20,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from zoo.classify import vgg
 from zoo.detect import coco, fpn
 from zoo.detect.fpn import FPN
 from zoo.layers import Numerics
@@ -129,7 +134,7 @@ class MaskPredictor(nn.Module):
 class RCNN(nn.Module):
   """The body's end points, "map1" .., and, given num_classes, those of the two stages:
 
-  "rpn_logits" [b n], "rpn_deltas" [b n 4], "anchors" [n 4] in pixels, "canvas" [2], the input's
+  "rpn_logits" [b n], "rpn_deltas" [b n 4], "anchors" [n 4] in pixels, "size" [b 2], each picture's
   height and width; "proposals" [b p 4] best first and "real" [b p], which of them are no padding;
   "rois" [b r 4], the regions that the heads have seen, "logits" [b r 1+num_classes] and "deltas"
   [b r 4*(1+num_classes)].
@@ -139,7 +144,7 @@ class RCNN(nn.Module):
   num_classes: int | None = 90
   maps: tuple[str, ...] = fpn.STAGES_OF_RESNET  # the trunk's end points that are read
   strides: tuple[int, ...] = (4, 8, 16, 32)  # of those
-  pyramid: partial = partial(FPN)
+  pyramid: partial | None = partial(FPN)  # None: the trunk's maps as they are
   sizes: tuple[tuple[int, ...], ...] = SIZES  # of the anchors of each map of the pyramid
   depth: int = 1  # of the proposals' head
   head: partial = partial(TwoDense)
@@ -160,7 +165,8 @@ class RCNN(nn.Module):
   def setup(self):
     n = self.numerics
     self.body = self.trunk(num_classes=None, numerics=n)
-    self.fpn = self.pyramid(numerics=n)
+    if self.pyramid is not None:
+      self.fpn = self.pyramid(numerics=n)
     if self.num_classes is None:
       return
     self.rpn = RPN(3 * len(self.sizes[0]), self.depth, n)
@@ -177,18 +183,20 @@ class RCNN(nn.Module):
     Args:
       image: [b h w c], pictures at the top left.
       choose: which regions the heads see, in training a sample; None is all proposals.
-      size: [b 2], height and width of each picture within the canvas; None fills it.
+      size: [b 2], height and width of each picture within the canvas, which cut its boxes; None
+        fills it.
     """
     ends = self.body(image, train=train)
-    maps = self.fpn([ends[end] for end in self.maps], train=train)
+    maps = [ends[end] for end in self.maps]
+    if self.pyramid is not None:
+      maps = self.fpn(maps, train=train)
     ends |= {f"map{i}": x for i, x in enumerate(maps, start=1)}
     if self.num_classes is None:
       return ends
-    canvas = image.shape[1:3]
-    ends["anchors"] = jnp.asarray(fpn.priors(self.sizes, fpn.grids(ends), canvas))
-    ends["canvas"] = jnp.array(canvas, jnp.int32)
+    ends["anchors"] = jnp.asarray(fpn.priors(self.sizes, fpn.grids(ends), image.shape[1:3]))
+    ends["size"] = fpn.extent(image, size)
     ends |= self.rpn(maps)
-    proposals, real = self.propose(ends, train=train, size=size)
+    proposals, real = self.propose(ends, train=train)
     rois = proposals if choose is None else choose(proposals, real)
     x = self.regions(ends, rois, self.pooled)
     x = self.box_head(x.reshape(-1, *x.shape[2:]), train=train)
@@ -202,7 +210,7 @@ class RCNN(nn.Module):
       self.mask_logits(ends, rois[:, :1], train=train)
     return ends
 
-  def propose(self, ends, *, train: bool, size: jax.Array | None = None):
+  def propose(self, ends, *, train: bool):
     """(proposals [b p 4] best first, real [b p]); they pass no gradient."""
     before, limit = self.before[train], self.after[train]
     logits, deltas = lax.stop_gradient((ends["rpn_logits"], ends["rpn_deltas"]))
@@ -224,7 +232,7 @@ class RCNN(nn.Module):
       index, real = nms.nms_padded(found, score, self.rpn_iou, limit, group=level)
       return jnp.where(real[:, None], found[index], 0), real
 
-    return jax.vmap(one)(logits, deltas, fpn.extent(ends, size))
+    return jax.vmap(one)(logits, deltas, ends["size"])
 
   def regions(self, ends, rois, cells: int):
     """[b r cells cells c]: each region out of the map that suits its size."""
@@ -246,25 +254,22 @@ class RCNN(nn.Module):
     label = (found["box_label"] + 1)[..., None, None, None]
     return jax.nn.sigmoid(jnp.take_along_axis(logits, label, -1)[..., 0].astype(jnp.float32))
 
-  def decode(self, ends, *, size: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+  def decode(self, ends) -> tuple[jax.Array, jax.Array]:
     """(boxes [b r num_classes 4] in pixels of the network's input, scores [b r num_classes]).
 
     Scores are 0 where there is no region, or its box has no side to speak of.
-
-    Args:
-      size: [b 2], height and width of each picture within the canvas, which cut its boxes.
     """
     deltas = ends["deltas"].astype(jnp.float32)
     deltas = deltas.reshape(*deltas.shape[:2], -1, 4)[:, :, 1:]
     found = boxes.decode(deltas, ends["rois"][:, :, None], CODER)
-    found = boxes.clip(found, fpn.extent(ends, size)[:, None])
+    found = boxes.clip(found, ends["size"][:, None])
     scores = jax.nn.softmax(ends["logits"].astype(jnp.float32))[..., 1:]
     there = (_sides(ends["rois"]).min(-1) > 0)[..., None]
     return found, jnp.where(there & (_sides(found).min(-1) >= TOO_SMALL[1]), scores, 0)
 
   def detect(
-    self, ends, *, size: jax.Array | None = None, score: float | None = None,
-    iou: float | None = None, limit: int | None = None, candidates: int | None = None,
+    self, ends, *, score: float | None = None, iou: float | None = None, limit: int | None = None,
+    candidates: int | None = None,
   ) -> dict[str, jax.Array]:  # fmt: skip
     """The best detections of each picture; see `zoo.ops.nms.detections`.  None is the published
     threshold."""
@@ -275,7 +280,7 @@ class RCNN(nn.Module):
       limit=self.limit if limit is None else limit,
       candidates=self.candidates if candidates is None else candidates,
     )
-    return jax.vmap(find)(*self.decode(ends, size=size))
+    return jax.vmap(find)(*self.decode(ends))
 
 
 def _sides(found: jax.Array) -> jax.Array:
@@ -288,7 +293,13 @@ MOBILE = partial(
   RCNN, fpn.MOBILENET_V3, maps=fpn.STAGES_OF_MOBILENET, strides=(32, 32),
   sizes=((32, 64, 128, 256, 512),) * 3, rpn_score=0.05,
 )  # fmt: skip
+# The paper's numbers of proposals; torchvision has no such variant.
+ONE_LEVEL = partial(
+  RCNN, partial(vgg.VARIANTS["vgg16"], hidden=None), maps=("stage4",), strides=(16,), pyramid=None,
+  sizes=((128, 256, 512),), head=partial(TwoDense, 4096), before=(6000, 12000), after=(300, 2000),
+)  # fmt: skip
 VARIANTS = {
+  "fasterrcnn_vgg16": ONE_LEVEL,
   "fasterrcnn_resnet50_fpn": FIRST,
   "fasterrcnn_resnet50_fpn_v2": SECOND,
   "fasterrcnn_mobilenet_v3_large_fpn": MOBILE,
@@ -300,13 +311,14 @@ HEADS = "rpn|box_head|box_predictor"
 STAGES = {
   name: ("body", "fpn", f"{HEADS}|mask_head|mask_predictor" if "mask" in name else HEADS)
   for name in VARIANTS
-}
+} | {"fasterrcnn_vgg16": ("body", HEADS)}
 
 TORCH = "https://download.pytorch.org/models/"
 # The first were trained when torchvision's frozen norms added nothing to the variance.
 FROZEN = {"eps": 0.0, "freeze_norm": True}
-LARGE = Preprocess(800, 800)  # of the shorter side; the longer one ends at 1333
-SMALL = Preprocess(320, 320)  # and here at 640
+LARGE = Preprocess(800, 800, longest=1333)
+SMALL = Preprocess(320, 320, longest=640)
+UNPUBLISHED = {"fasterrcnn_vgg16": Preprocess(600, 600, longest=1000)}
 
 
 def _torchvision(variant: str, file: str, pixels=LARGE, fields=None) -> Weights:

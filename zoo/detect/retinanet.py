@@ -59,7 +59,7 @@ class Head(nn.Module):
 
 class RetinaNet(nn.Module):
   """The body's end points, "map1".."map5" and, given num_classes, "logits" [b n num_classes],
-  "deltas" [b n 4], "anchors" [n 4] in pixels and "canvas" [2], the input's height and width."""
+  "deltas" [b n 4], "anchors" [n 4] in pixels and "size" [b 2], height and width of each picture."""
 
   trunk: Callable[..., nn.Module] = fpn.RESNET50  # a classifier; takes num_classes and numerics
   num_classes: int | None = 91  # of COCO's numbers, which begin with an unused 0
@@ -74,7 +74,13 @@ class RetinaNet(nn.Module):
   numerics: Numerics = Numerics()
 
   @nn.compact
-  def __call__(self, image, *, train: bool):
+  def __call__(self, image, *, train: bool, size: jax.Array | None = None):
+    """
+    Args:
+      image: [b h w c], pictures at the top left.
+      size: [b 2], height and width of each picture within the canvas, which cut its boxes; None
+        fills it.
+    """
     n = self.numerics
     ends = self.trunk(num_classes=None, numerics=n, name="body")(image, train=train)
     maps = self.pyramid(numerics=n, name="fpn")([ends[end] for end in self.maps], train=train)
@@ -85,24 +91,19 @@ class RetinaNet(nn.Module):
     bias = -math.log((1 - PRIOR) / PRIOR)
     ends["logits"] = head(self.num_classes, "cls_logits", bias, name="classification_head")(maps)
     ends["deltas"] = head(4, "bbox_reg", name="regression_head")(maps)
-    canvas = image.shape[1:3]
-    ends["anchors"] = jnp.asarray(fpn.priors(self.sizes, fpn.grids(ends), canvas))
-    ends["canvas"] = jnp.array(canvas, jnp.int32)
+    ends["anchors"] = jnp.asarray(fpn.priors(self.sizes, fpn.grids(ends), image.shape[1:3]))
+    ends["size"] = fpn.extent(image, size)
     return ends
 
-  def decode(self, ends, *, size: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """(boxes [b n 4] in pixels of the network's input, scores [b n num_classes]).
-
-    Args:
-      size: [b 2], height and width of each picture within the canvas, which cut its boxes.
-    """
+  def decode(self, ends) -> tuple[jax.Array, jax.Array]:
+    """(boxes [b n 4] in pixels of the network's input, scores [b n num_classes])."""
     found = boxes.decode(ends["deltas"].astype(jnp.float32), ends["anchors"])
     scores = jax.nn.sigmoid(ends["logits"].astype(jnp.float32))
-    return boxes.clip(found, fpn.extent(ends, size)), scores
+    return boxes.clip(found, ends["size"]), scores
 
   def detect(
-    self, ends, *, size: jax.Array | None = None, score: float | None = None,
-    iou: float | None = None, limit: int | None = None, candidates: int | None = None,
+    self, ends, *, score: float | None = None, iou: float | None = None, limit: int | None = None,
+    candidates: int | None = None,
   ) -> dict[str, jax.Array]:  # fmt: skip
     """The best detections of each picture; see `zoo.ops.nms.detections`.  None is the published
     threshold; `candidates` are the best pairs of a box and a class of each map."""
@@ -134,7 +135,7 @@ class RetinaNet(nn.Module):
         "box_label": jnp.where(real, label[index], -1).astype(jnp.int32),
       }
 
-    return jax.vmap(find)(*self.decode(ends, size=size))
+    return jax.vmap(find)(*self.decode(ends))
 
 
 VARIANTS = {
@@ -144,7 +145,7 @@ VARIANTS = {
 STAGES = ("body", "fpn", "classification_head|regression_head")
 
 TORCH = "https://download.pytorch.org/models/"
-PIXELS_OF_COCO = Preprocess(800, 800)  # of the shorter side; the longer one ends at 1333
+PIXELS_OF_COCO = Preprocess(800, 800, longest=1333)
 NUMBERED = ("background", *coco.CLASSES)
 
 

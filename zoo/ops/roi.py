@@ -126,6 +126,55 @@ def _bins(first, last, length: int, bins: int):
   return (cell >= begin[:, None]) & (cell < end[:, None])
 
 
+def window(objects, cells: int):
+  """Where bitmaps [cells cells] of objects lie: (first pixel, pixels of a cell), [... 2] of x, y.
+
+  A cell is a pixel where the object fits into the bitmap; where it is larger along an axis, the
+  bitmap spans the pixels that it touches.
+
+  Args:
+    objects: boxes [... 4] in pixels, of NumPy or JAX.
+  """
+  first = objects[..., :2] // 1
+  return first, ((-(-objects[..., 2:] // 1) - first) / cells).clip(1)
+
+
+def mask_targets(
+  bitmaps: jax.Array, objects: jax.Array, boxes: jax.Array, *, size: int, canvas: Pair
+) -> jax.Array:
+  """What a mask's head should answer for boxes: [n size size] in 0..1.
+
+  RoIAlign of each object's mask, as torchvision makes them: so many samples in a bin that none is
+  farther than a pixel from the next.
+
+  Args:
+    bitmaps: [n c c] in 0..255, of each box's object, within its `window`; elsewhere it is not.
+    objects: [n 4], in pixels.
+    boxes: [n 4], in pixels.
+    size: bins, down and across.
+    canvas: (height, width) in pixels, which no box leaves.
+  """
+  cells = bitmaps.shape[-1]
+  first, scale = window(objects, cells)
+  y, x = (
+    _shares(boxes[:, i], boxes[:, i + 2], first[:, i], scale[:, i], cells, size, canvas[1 - i])
+    for i in (1, 0)
+  )
+  return jnp.einsum("nyi,nij,nxj->nyx", y, bitmaps.astype(jnp.float32) / 255, x)
+
+
+def _shares(low, high, first, scale, cells: int, bins: int, length: int):
+  """[n bins cells]: what each bin along one axis takes of a bitmap's cells."""
+  extent = jnp.maximum(high - low, 1)[:, None, None]
+  count = jnp.ceil(extent / bins - 1e-5)  # XLA multiplies by 1 / bins, and 42 / 7 is more than 6
+  sample = jnp.arange(-(-length // bins))
+  at = (jnp.arange(bins)[:, None] + (sample + 0.5) / count) * (extent / bins) + low[:, None, None]
+  taken = (sample < count) & (at >= -1) & (at <= length)
+  cell = (jnp.clip(at, 0, length - 1) - first[:, None, None] + 0.5) / scale[:, None, None] - 0.5
+  weight = jnp.maximum(1 - jnp.abs(cell[..., None] - jnp.arange(cells)), 0)
+  return jnp.where(taken[..., None], weight, 0).sum(2) / count
+
+
 def paste_masks(masks: jax.Array, boxes: jax.Array, size: Pair) -> jax.Array:
   """Masks [n m m] of boxes [n 4] in a picture of `size`: [n size_h size_w], 0 outside.
 

@@ -1,0 +1,203 @@
+"""Ours beside the peers, in one run: python -m bench inference|train|compile [--models=a,b]
+
+  inference  the logits of a batch, float32: jit with the norms folded; onnxruntime on our exported
+             graph (train.predict --runtime=onnxruntime); torch eager, channels_last; torch.compile,
+             frozen; plain Flax (XLA's own convolutions)
+  train      one update, SGD with momentum, float32: jit, torch eager, torch.compile, plain Flax
+  compile    seconds to trace, lower and compile the forward pass and the gradients
+
+All sides have the same weights and see the same images; that they agree is checked before anything
+is timed. They take turns, round by round; a figure is the median over the rounds, with the
+quartiles of the paired ratios peer / ours: above 1 ours is faster. `python -m bench.input` and
+`python -m bench.load` measure the training input and the loading of files.
+"""
+
+import argparse
+from collections.abc import Mapping
+import datetime
+from importlib import metadata
+import math
+import os
+from pathlib import Path
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench import peers
+from tests import cases
+import zoo
+
+MODELS = {
+  "inference": (
+    "alexnet-torchvision", "vgg16-torchvision", "resnet50-torchvision", "resnet152-torchvision",
+    "resnext50_32x4d-torchvision", "seresnet50-timm", "densenet121-torchvision",
+    "inception_v3-torchvision", "xception-timm", "mobilenetv1_100-timm", "mobilenet_v2-torchvision",
+    "mobilenet_v3_large-torchvision", "shufflenet_v2_x1_0-torchvision", "efficientnet_lite0-timm",
+    "nasnetamobile-pretrainedmodels",
+  ),
+  "train": ("resnet50-torchvision", "mobilenet_v2-torchvision", "resnext50_32x4d-torchvision"),
+  "compile": ("resnet50", "resnet152", "densenet264", "inception_resnet_v2", "nasnetalarge",
+              "senet154"),
+}  # fmt: skip
+BATCHES = {"inference": "1,8", "train": "16", "compile": "16"}
+SIDES = {"inference": peers.INFERENCE, "train": peers.TRAIN}
+AGREE = {"inference": 1e-3, "train": 1e-2}  # largest difference, of the largest value
+SPAN = 0.1  # seconds that a measurement takes at least
+
+
+def case_of(name: str):
+  """The comparison of that name, such as resnet50-torchvision, without special fields if it can."""
+  found = [case for case in cases.all_cases() if str(case) == name]
+  if not found:
+    raise SystemExit(f"no comparison {name!r}; such as {', '.join(MODELS['inference'])}")
+  return min(found, key=lambda case: len(case.fields))
+
+
+def seconds(run, times: int) -> float:
+  start = time.perf_counter()
+  for _ in range(times):
+    run()
+  return (time.perf_counter() - start) / times
+
+
+def taken(runs: Mapping[str, peers.Run], rounds: int) -> dict[str, np.ndarray]:
+  """{side: seconds a call, one for each round}, all sides in turn."""
+  times = {}
+  for name, run in runs.items():
+    run()  # what is made ready on first use is made ready
+    times[name] = max(1, math.ceil(SPAN / seconds(run, 1)))
+  rows = [{name: seconds(run, times[name]) for name, run in runs.items()} for _ in range(rounds)]
+  return {name: np.array([row[name] for row in rows]) for name in runs}
+
+
+def peak() -> float:
+  """Multiply-adds a second of a large float32 product, the best of ten."""
+  x = jnp.ones((2048, 2048))
+  product = jax.jit(lambda x: x @ x)
+  run = lambda: jax.block_until_ready(product(x))
+  run()
+  return 2048**3 / min(seconds(run, 1) for _ in range(10))
+
+
+def bandwidth() -> float:
+  """Bytes a second that are read and written by a sum of two large arrays."""
+  x = jnp.ones(2**26)
+  add = jax.jit(lambda x: x + 1)
+  run = lambda: jax.block_until_ready(add(x))
+  run()
+  return 2 * x.nbytes / min(seconds(run, 1) for _ in range(10))
+
+
+def describe() -> str:
+  names = ("jax", "torch", "onnxruntime")
+  versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+  with open("/proc/cpuinfo") as file:
+    models = [line.partition(": ")[2].strip() for line in file if line.startswith("model name")]
+  machine = models[0] if models else platform.machine()
+  return (
+    f"{datetime.date.today()}, {machine}, {os.cpu_count()} cores, {jax.devices()[0]}; {versions}; "
+    f"float32 product {2 * peak() / 1e9:.0f} GFLOP/s, memory {bandwidth() / 1e9:.0f} GB/s"
+  )
+
+
+def compare(what: str, name: str, batch: int, size: int, sides, rounds: int) -> dict:
+  """{side: seconds in each round} of one network, after all have agreed."""
+  images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
+  twin = peers.Twin(case_of(name), images)
+  runs, first = {}, {}
+  for side in sides:
+    runs[side] = SIDES[what][side](twin)
+    first[side] = runs[side]()
+    scale = np.abs(first[sides[0]]).max()
+    if not np.abs(first[side] - first[sides[0]]).max() <= AGREE[what] * scale:
+      raise SystemExit(f"{name}: {side} answers other than {sides[0]}; nothing is timed")
+  return taken(runs, rounds)
+
+
+def row(name: str, batch: int, times: dict, sides, shown: str) -> tuple[str, dict[str, float]]:
+  """A line of the table, and the medians of the paired ratios."""
+  own = times[sides[0]]
+  cells, medians = [name, str(batch), f"{1e3 * np.median(own):.1f}", shown], {}
+  for side in sides[1:]:
+    low, middle, high = np.percentile(times[side] / own, (25, 50, 75))
+    medians[side] = float(middle)
+    cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+  fastest = min(medians, key=medians.get)
+  cells.append(f"{medians[fastest]:.2f} {fastest}")
+  return "| " + " | ".join(cells) + " |", medians
+
+
+def measure(what: str, flags) -> list[str]:
+  sides = flags.peers.split(",") if flags.peers else list(SIDES[what])[1:]
+  if unknown := set(sides) - set(SIDES[what]):
+    raise SystemExit(f"no peer {', '.join(unknown)}; there are {', '.join(list(SIDES[what])[1:])}")
+  sides = ["flaxzoo", *sides]
+  lines = [
+    f"| model | batch | ms | of the peak | {' | '.join(sides[1:])} | fastest peer |",
+    "|" + "---|" * (len(sides) + 4),
+  ]
+  print(*lines, sep="\n", flush=True)
+  every, top = [], peak()
+  for name in flags.models:
+    work = zoo.info(case_of(name).variant).multiply_adds * (3 if what == "train" else 1)
+    for batch in map(int, flags.batches.split(",")):
+      times = compare(what, name, batch, flags.size, sides, flags.rounds)
+      share = work * batch / np.median(times["flaxzoo"]) / top
+      line, medians = row(name, batch, times, sides, f"{share:.0%}")
+      every.append(medians)
+      lines.append(line)
+      print(line, flush=True)
+      jax.clear_caches()
+  mean = lambda values: math.exp(np.mean(np.log(values)))
+  ends = [f"{mean([m[side] for m in every]):.2f}" for side in sides[1:]]
+  lines.append(
+    f"| geometric mean | | | | {' | '.join(ends)} | {mean([min(m.values()) for m in every]):.2f} |"
+  )
+  print(lines[-1])
+  return lines
+
+
+def compilation(flags) -> list[str]:
+  lines = ["| model | forward, s | gradients, s | plain forms | |", "|---|---|---|---|---|"]
+  print(*lines, sep="\n", flush=True)
+  for name in flags.models:
+    cells = [
+      f"{value:.1f}"
+      for plain in (False, True)
+      for value in peers.compile_seconds(name, plain, flags.size, int(flags.batches))
+    ]
+    lines.append(f"| {name} | {' | '.join(cells)} |")
+    print(lines[-1], flush=True)
+  return lines
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    prog="python -m bench", description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  parser.add_argument("what", choices=MODELS)
+  parser.add_argument("--models", help="names separated by commas")
+  parser.add_argument("--batches", help="such as 1,8")
+  parser.add_argument("--peers", help="of the table's columns, separated by commas")
+  parser.add_argument("--size", type=int, default=224)
+  parser.add_argument("--rounds", type=int, default=9)
+  parser.add_argument("--threads", type=int, default=0, help="of torch; 0 is its own choice")
+  parser.add_argument("--out", type=Path, help="a file for the table")
+  flags = parser.parse_args()
+  flags.models = flags.models.split(",") if flags.models else MODELS[flags.what]
+  flags.batches = flags.batches or BATCHES[flags.what]
+  peers.THREADS = flags.threads or os.cpu_count()
+  head = describe()
+  print(head, flush=True)
+  lines = compilation(flags) if flags.what == "compile" else measure(flags.what, flags)
+  if flags.out:
+    flags.out.write_text("\n".join([f"Written by `python -m bench {flags.what}`: {head}.", "",
+                                    *lines]) + "\n")  # fmt: skip
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,234 @@
+"""The same network with the same weights in each runtime; what `python -m bench` times.
+
+A side is built from a `tests.parity.Case` and normalised images [b h w c], and answers with a
+function of nothing that computes once and returns the logits, or the loss of one more update.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from functools import partial
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from convert.commands import export
+from tests import parity
+import zoo
+
+Run = Callable[[], np.ndarray]
+RATE, MOMENTUM = 1e-3, 0.9
+
+
+@dataclasses.dataclass
+class Twin:
+  """A model of ours, its variables, and the original with the same arrays."""
+
+  case: parity.Case
+  images: np.ndarray
+
+  def __post_init__(self):
+    import torch
+
+    self.original = parity.build(self.case)
+    parity.randomize(self.original, self.pixels(2))
+    torch.set_num_threads(THREADS or torch.get_num_threads())
+    state = {name: value.numpy().copy() for name, value in self.original.state_dict().items()}
+    self.model = zoo.create(self.case.variant, **{**self.case.fields, "plain": False})
+    self.variables = jax.tree.map(
+      jnp.asarray, parity.variables_of(self.case, state, self.model, size=self.images.shape[1])
+    )
+
+  def pixels(self, count: int | None = None):
+    import torch
+
+    images = self.images[:count].transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(images)).contiguous(
+      memory_format=torch.channels_last
+    )
+
+  @property
+  def labels(self) -> np.ndarray:
+    return np.arange(len(self.images)) % 10
+
+
+THREADS = 0  # of torch; 0 is as many as it takes by itself
+
+
+# Inference.
+
+
+def flaxzoo(twin: Twin) -> Run:
+  size = twin.images.shape[1:3]
+  return _jitted(*zoo.fold(twin.model, twin.variables, size=size), twin.images)
+
+
+def flax(twin: Twin) -> Run:
+  """What plain Flax runs: XLA's own convolutions and windows, the norms as they are."""
+  plain = dataclasses.replace(twin.model.numerics, plain=True)
+  return _jitted(twin.model.clone(numerics=plain), twin.variables, twin.images)
+
+
+def _jitted(model, variables, images) -> Run:
+  run = jax.jit(lambda variables, image: model.apply(variables, image, train=False)["logits"])
+  image = jax.device_put(images)
+  return lambda: np.asarray(run(variables, image))
+
+
+def onnxruntime(twin: Twin) -> Run:
+  """The graph of `train.predict --runtime=onnxruntime`."""
+  import onnxruntime as ort
+
+  size = twin.images.shape[1]
+  record = zoo.Record(twin.case.variant, preprocess=zoo.Preprocess(size=size))
+  raw = export.onnx_model(twin.model, twin.variables, record).SerializeToString()
+  if len(raw) < 2**31:
+    session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
+  else:
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+      file.write(raw)
+      file.flush()
+      session = ort.InferenceSession(file.name, providers=["CPUExecutionProvider"])
+  return lambda: session.run(["logits"], {"image": twin.images})[0]
+
+
+def torch(twin: Twin) -> Run:
+  return _torch(twin, lambda model: model)
+
+
+def torch_compile(twin: Twin) -> Run:
+  import torch as t
+  import torch._inductor.config as inductor
+
+  inductor.freezing = True
+  return _torch(twin, t.compile)
+
+
+def _torch(twin: Twin, wrap) -> Run:
+  import torch as t
+
+  model = wrap(twin.original.eval().to(memory_format=t.channels_last))
+  image = twin.pixels()
+
+  def run():
+    with t.no_grad():
+      return model(image).numpy()
+
+  return run
+
+
+INFERENCE = {
+  "flaxzoo": flaxzoo, "onnxruntime": onnxruntime, "torch": torch, "torch.compile": torch_compile,
+  "flax": flax,
+}  # fmt: skip
+
+
+# Training: cross-entropy, SGD with momentum, float32.
+
+
+def flaxzoo_update(twin: Twin) -> Run:
+  return _update(twin.model, twin)
+
+
+def flax_update(twin: Twin) -> Run:
+  plain = dataclasses.replace(twin.model.numerics, plain=True)
+  return _update(twin.model.clone(numerics=plain), twin)
+
+
+def _update(model, twin: Twin) -> Run:
+  tx = optax.sgd(RATE, MOMENTUM)
+  # Copies, for updates give their inputs' memory to their outputs.
+  variables = jax.tree.map(jnp.copy, dict(twin.variables))
+  params, stats = variables.pop("params"), variables
+  image, labels = jax.device_put(twin.images), jax.device_put(twin.labels)
+
+  @partial(jax.jit, donate_argnums=(0, 1, 2))
+  def update(params, stats, state):
+    def loss(params):
+      ends, moved = model.apply(
+        {"params": params, **stats}, image, train=True, mutable=["batch_stats"],
+        rngs={"dropout": jax.random.key(0)},
+      )  # fmt: skip
+      each = optax.softmax_cross_entropy_with_integer_labels(ends["logits"], labels)
+      return each.mean(), moved
+
+    (value, moved), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    changes, state = tx.update(grads, state)
+    return optax.apply_updates(params, changes), moved, state, value
+
+  kept = [params, stats, tx.init(params)]
+
+  def run():
+    *kept[:], value = update(*kept)
+    return np.asarray(value)
+
+  return run
+
+
+def torch_update(twin: Twin) -> Run:
+  return _torch_update(twin, lambda model: model)
+
+
+def torch_compile_update(twin: Twin) -> Run:
+  import torch as t
+  import torch._inductor.config as inductor
+
+  inductor.freezing = False
+  return _torch_update(twin, t.compile)
+
+
+def _torch_update(twin: Twin, wrap) -> Run:
+  import copy
+
+  import torch as t
+
+  model = copy.deepcopy(twin.original).train().to(memory_format=t.channels_last)
+  optimizer = t.optim.SGD(model.parameters(), RATE, MOMENTUM)
+  image, labels, forward = twin.pixels(), t.from_numpy(twin.labels), wrap(model)
+
+  def run():
+    optimizer.zero_grad(set_to_none=True)
+    loss = t.nn.functional.cross_entropy(forward(image), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.detach().numpy()
+
+  return run
+
+
+TRAIN = {
+  "flaxzoo": flaxzoo_update, "torch": torch_update, "torch.compile": torch_compile_update,
+  "flax": flax_update,
+}  # fmt: skip
+
+
+# Compilation: seconds of tracing, lowering and compiling, of the forward pass and of an update.
+
+
+def compile_seconds(name: str, plain: bool, size: int, batch: int) -> tuple[float, float]:
+  model = zoo.create(name, plain=plain)
+  specs = zoo.shapes(model, size=size)
+  image = jax.ShapeDtypeStruct((batch, size, size, 3), np.float32)
+
+  def forward(variables, image):
+    return model.apply(variables, image, train=False)["logits"]
+
+  def gradients(variables, image):
+    def loss(params):
+      ends, moved = model.apply(
+        {**variables, "params": params}, image, train=True, mutable=["batch_stats"],
+        rngs={"dropout": jax.random.key(0)},
+      )  # fmt: skip
+      return (ends["logits"] ** 2).mean(), moved
+
+    return jax.grad(loss, has_aux=True)(variables["params"])
+
+  taken = []
+  for function in (forward, gradients):
+    start = time.perf_counter()
+    jax.jit(function).lower(specs, image).compile()
+    taken.append(time.perf_counter() - start)
+  return taken[0], taken[1]
