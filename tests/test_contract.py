@@ -61,9 +61,21 @@ def test_contract(name):
   row = f"a line in convert/commands/sizes.csv: {name},{len(body)},{sum(body)}"
   assert identify.SIZES.get(name, row) == (len(body), sum(body))
 
-  bare, without = trace(zoo.create(name, num_classes=None, plain=True))
-  gone = modules - modules_of(without)
-  assert gone and all(re.fullmatch(patterns[-1], m) for m in gone), "the head, and only that"
+
+def _lightest():
+  """Of each module class its variant of fewest parameters."""
+  names = sorted(zoo.names(task="classify"), key=lambda name: -PUBLISHED.get(name, 0))
+  return {type(zoo.create(name)).__name__: name for name in names}
+
+
+@pytest.mark.parametrize("name", _lightest().values())
+def test_without_classes_it_is_the_backbone(name):
+  head = zoo.stages(name)[-1]
+  (ends, variables), (bare, without) = (
+    trace(zoo.create(name, **fields, plain=True)) for fields in ({}, {"num_classes": None})
+  )
+  gone = modules_of(variables) - modules_of(without)
+  assert gone and all(re.fullmatch(head, m) for m in gone), "the head, and only that"
   assert bare.keys() == ends.keys() - {"logits"}
 
 

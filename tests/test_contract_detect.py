@@ -20,7 +20,7 @@ with open(Path(__file__).with_name("references.csv")) as file:
 def trace(name: str, **fields):
   """(model, end points, variables), as shapes."""
   model = zoo.create(name, plain=True, **fields)
-  size = zoo._pixels(name).size
+  size = zoo.preprocess(name).size
   image = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
   run = partial(model.init_with_output, train=False)
   return model, *jax.eval_shape(run, jax.random.key(0), image)

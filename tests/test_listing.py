@@ -38,7 +38,7 @@ def test_feature_info_of_fields():
 
 def test_every_model_says_which_pixels_it_takes():
   for name in zoo.names():
-    assert zoo._pixels(name).size, name
+    assert zoo.preprocess(name).size, name
 
 
 def test_unknown_variant():

@@ -17,7 +17,7 @@ from tests import darknet, parity
 from tests.wheels import reachable
 import zoo
 from zoo import catalog
-from zoo.ops.boxes import to_cxcywh
+from zoo.ops.boxes import from_cxcywh, pairwise_iou, to_cxcywh
 
 needs_darknet = pytest.mark.skipif(
   not darknet.LIBRARY.exists(), reason="darknet itself: apt-get install darknet"
@@ -102,7 +102,12 @@ def test_equals_darknet(name, tmp_path):
   rows[np.arange(len(rows)), 4 + found["box_label"][real]] = found["scores"][real]
   got, want = pairs(rows, ours), pairs(kept, every)
   assert 10 < len(want) < 300
-  assert {k for k in got.keys() ^ want.keys() if abs((got | want)[k] - low) > 1e-3} == set()
+  # Rounding alone may keep or drop what is at a threshold.
+  overlaps = np.asarray(pairwise_iou(*[from_cxcywh(every[:, :4])] * 2))
+  at = np.abs(overlaps - 0.45).min(1) < 1e-5
+  assert at.sum() <= 2
+  odd = [k for k in got.keys() ^ want.keys() if abs((got | want)[k] - low) > 1e-3 and not at[k[0]]]
+  assert odd == []
 
 
 @pytest.fixture(scope="module")

@@ -167,7 +167,7 @@ def described(model: str) -> zoo.Record:
   if not Path(model).exists() and "." not in model and "/" not in model:
     catalog.lookup(model, catalog.VARIANTS | catalog.WEIGHTS, "model")
   if model in catalog.VARIANTS:
-    record = zoo.Record(model, preprocess=zoo._pixels(model))
+    record = zoo.Record(model, preprocess=zoo.preprocess(model))
   else:
     record = zoo.record(model)
   if zoo.task(record.variant) != "detect":

@@ -116,7 +116,7 @@ def info(name: str) -> Info:
   """Costs, end points and published weights of a variant; the first call traces the model."""
   catalog.lookup(name, catalog.VARIANTS, "variant")
   rows = {w: row for w, row in catalog.WEIGHTS.items() if row.variant == name}
-  pixels = _pixels(name)
+  pixels = preprocess(name)
   channels = weights.in_channels(pixels)
   params, multiply_adds, features = listing.measure_once(create(name), name, pixels.size, channels)
   return Info(name, params, multiply_adds, pixels.size, features, rows)
@@ -130,16 +130,9 @@ def feature_info(name: str, **fields: Any) -> tuple[Feature, ...]:
     **fields: as for `create`, such as `output_stride`.
   """
   row = catalog.WEIGHTS.get(name)
-  pixels = _pixels(row.variant if row else name)
+  pixels = preprocess(row.variant if row else name)
   model = create(name, **{"num_classes": None, **fields})
   return listing.measure(model, pixels.size, weights.in_channels(pixels))[2]
-
-
-def _pixels(variant: str) -> Preprocess | Line:
-  """Those of the variant's first published weights, else what its family says in UNPUBLISHED."""
-  rows = (row for row in catalog.WEIGHTS.values() if row.variant == variant)
-  own = getattr(catalog.FAMILY[variant], "UNPUBLISHED", {}).get(variant, Preprocess())
-  return next((row.preprocess for row in rows), own)
 
 
 def record(name_or_file: str | Path) -> Record:
@@ -162,8 +155,15 @@ def record(name_or_file: str | Path) -> Record:
 
 
 def preprocess(name_or_file: str | Path) -> Preprocess | Line:
-  """How the pixels of a checkpoint are prepared, for use outside the trainer."""
-  return record(name_or_file).preprocess
+  """How the pixels of a checkpoint are prepared, for use outside the trainer.
+
+  Of a variant those of its first published weights, else what its family says in UNPUBLISHED.
+  """
+  if name_or_file not in catalog.VARIANTS:
+    return record(name_or_file).preprocess
+  rows = (row for row in catalog.WEIGHTS.values() if row.variant == name_or_file)
+  own = getattr(catalog.FAMILY[name_or_file], "UNPUBLISHED", {}).get(name_or_file, Preprocess())
+  return next((row.preprocess for row in rows), own)
 
 
 def load(
