@@ -7,7 +7,6 @@ function of nothing that computes once and returns the logits, or the loss of on
 from collections.abc import Callable
 import dataclasses
 from functools import partial
-import tempfile
 import time
 
 import jax
@@ -68,8 +67,11 @@ def flaxzoo(twin: Twin) -> Run:
 
 def flax(twin: Twin) -> Run:
   """What plain Flax runs: XLA's own convolutions and windows, the norms as they are."""
-  plain = dataclasses.replace(twin.model.numerics, plain=True)
-  return _jitted(twin.model.clone(numerics=plain), twin.variables, twin.images)
+  return _jitted(_plain(twin.model), twin.variables, twin.images)
+
+
+def _plain(model):
+  return model.clone(numerics=dataclasses.replace(model.numerics, plain=True))
 
 
 def _jitted(model, variables, images) -> Run:
@@ -85,29 +87,27 @@ def onnxruntime(twin: Twin) -> Run:
   size = twin.images.shape[1]
   record = zoo.Record(twin.case.variant, preprocess=zoo.Preprocess(size=size))
   raw = export.onnx_model(twin.model, twin.variables, record).SerializeToString()
-  if len(raw) < 2**31:
-    session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
-  else:
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-      file.write(raw)
-      file.flush()
-      session = ort.InferenceSession(file.name, providers=["CPUExecutionProvider"])
+  session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
   return lambda: session.run(["logits"], {"image": twin.images})[0]
 
 
 def torch(twin: Twin) -> Run:
-  return _torch(twin, lambda model: model)
+  return _torch(twin)
 
 
 def torch_compile(twin: Twin) -> Run:
+  return _torch(twin, _compiled(frozen=True))
+
+
+def _compiled(frozen: bool):
   import torch as t
   import torch._inductor.config as inductor
 
-  inductor.freezing = True
-  return _torch(twin, t.compile)
+  inductor.freezing = frozen
+  return t.compile
 
 
-def _torch(twin: Twin, wrap) -> Run:
+def _torch(twin: Twin, wrap=lambda model: model) -> Run:
   import torch as t
 
   model = wrap(twin.original.eval().to(memory_format=t.channels_last))
@@ -134,8 +134,13 @@ def flaxzoo_update(twin: Twin) -> Run:
 
 
 def flax_update(twin: Twin) -> Run:
-  plain = dataclasses.replace(twin.model.numerics, plain=True)
-  return _update(twin.model.clone(numerics=plain), twin)
+  return _update(_plain(twin.model), twin)
+
+
+def _train(model, variables, image):
+  return model.apply(
+    variables, image, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+  )
 
 
 def _update(model, twin: Twin) -> Run:
@@ -148,10 +153,7 @@ def _update(model, twin: Twin) -> Run:
   @partial(jax.jit, donate_argnums=(0, 1, 2))
   def update(params, stats, state):
     def loss(params):
-      ends, moved = model.apply(
-        {"params": params, **stats}, image, train=True, mutable=["batch_stats"],
-        rngs={"dropout": jax.random.key(0)},
-      )  # fmt: skip
+      ends, moved = _train(model, {"params": params, **stats}, image)
       each = optax.softmax_cross_entropy_with_integer_labels(ends["logits"], labels)
       return each.mean(), moved
 
@@ -169,18 +171,14 @@ def _update(model, twin: Twin) -> Run:
 
 
 def torch_update(twin: Twin) -> Run:
-  return _torch_update(twin, lambda model: model)
+  return _torch_update(twin)
 
 
 def torch_compile_update(twin: Twin) -> Run:
-  import torch as t
-  import torch._inductor.config as inductor
-
-  inductor.freezing = False
-  return _torch_update(twin, t.compile)
+  return _torch_update(twin, _compiled(frozen=False))
 
 
-def _torch_update(twin: Twin, wrap) -> Run:
+def _torch_update(twin: Twin, wrap=lambda model: model) -> Run:
   import copy
 
   import torch as t
@@ -218,10 +216,7 @@ def compile_seconds(name: str, plain: bool, size: int, batch: int) -> tuple[floa
 
   def gradients(variables, image):
     def loss(params):
-      ends, moved = model.apply(
-        {**variables, "params": params}, image, train=True, mutable=["batch_stats"],
-        rngs={"dropout": jax.random.key(0)},
-      )  # fmt: skip
+      ends, moved = _train(model, {**variables, "params": params}, image)
       return (ends["logits"] ** 2).mean(), moved
 
     return jax.grad(loss, has_aux=True)(variables["params"])

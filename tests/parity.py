@@ -167,8 +167,13 @@ def _bits(array):
   return array.view(f"u{array.itemsize}")
 
 
-def fresh(model, *, size: int | tuple[int, int], channels: int = 3, seed: int = 0) -> dict:
-  """As `zoo.init` makes them, by NumPy: compiling random numbers takes longer than most tests."""
+def fresh(
+  model, *, size: int | tuple[int, int], channels: int = 3, seed: int = 0, spread: float = 0.0
+) -> dict:
+  """As `zoo.init` makes them, by NumPy: compiling random numbers takes longer than most tests.
+
+  Biases, scales and statistics differ from zero and one by up to `spread`.
+  """
   rng = np.random.default_rng(seed)
 
   def fill(path, spec):
@@ -176,7 +181,8 @@ def fresh(model, *, size: int | tuple[int, int], channels: int = 3, seed: int = 
     if name == "kernel":
       std = (2 / math.prod(spec.shape[:-1])) ** 0.5
       return (std * rng.standard_normal(spec.shape, np.float32)).astype(np.float32)
-    return np.full(spec.shape, name in ("scale", "var"), np.float32)
+    middle = np.full(spec.shape, name in ("scale", "var"), np.float32)
+    return middle + np.float32(rng.uniform(-spread, spread, spec.shape)) if spread else middle
 
   return jax.tree_util.tree_map_with_path(fill, zoo.shapes(model, size=size, channels=channels))
 

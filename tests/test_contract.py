@@ -1,9 +1,7 @@
 """What every classifier of the zoo promises; a new variant is tested by being in the catalog."""
 
-import csv
 import dataclasses
 from functools import partial
-from pathlib import Path
 import re
 
 from flax import traverse_util
@@ -15,11 +13,8 @@ import pytest
 from convert.commands import identify
 from tests import cases, parity
 import zoo
-from zoo import catalog
 
 SIZE = 224
-with open(Path(__file__).with_name("references.csv")) as file:
-  PUBLISHED = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
 
 
 def trace(model):
@@ -41,7 +36,7 @@ def test_contract(name):
   ends, variables = trace(model)
 
   sizes = [array.size for array in jax.tree.leaves(variables["params"])]
-  assert sum(sizes) == PUBLISHED.get(name, "a line in tests/references.csv")
+  assert sum(sizes) == cases.PARAMS.get(name, "a line in tests/references.csv")
   assert {"params"} <= variables.keys() <= {"params", "batch_stats"}
 
   stages = sorted((e for e in ends if e.startswith("stage")), key=lambda e: int(e[5:]))
@@ -64,7 +59,7 @@ def test_contract(name):
 
 def _lightest():
   """Of each module class its variant of fewest parameters."""
-  names = sorted(zoo.names(task="classify"), key=lambda name: -PUBLISHED.get(name, 0))
+  names = sorted(zoo.names(task="classify"), key=lambda name: -cases.PARAMS.get(name, 0))
   return {type(zoo.create(name)).__name__: name for name in names}
 
 
@@ -80,19 +75,10 @@ def test_without_classes_it_is_the_backbone(name):
 
 
 def test_no_count_without_a_variant():
-  assert PUBLISHED.keys() <= set(zoo.names())
+  assert cases.PARAMS.keys() <= set(zoo.names())
 
 
-def _smallest():
-  """Of each family what its cases name, else its variant of fewest parameters."""
-  names = {}
-  for family in catalog.families("classify"):
-    name = min(family.VARIANTS, key=lambda v: PUBLISHED.get(v, 0))
-    names[family.__name__.rpartition(".")[2]] = (name, {})
-  return names | cases.smallest()
-
-
-@pytest.mark.parametrize(("name", "fields"), _smallest().values(), ids=_smallest())
+@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_every_parameter_learns(name, fields):
   """In bfloat16, on small pictures that are not square, with the stored statistics.
 
@@ -131,7 +117,7 @@ def train(model, variables, image):
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["free", "frozen"])
-@pytest.mark.parametrize(("name", "fields"), _smallest().values(), ids=_smallest())
+@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_training_moves_the_statistics_unless_they_are_frozen(name, fields, freeze):
   """Read in the traced program: what it returns is what came in, or is computed, in float32."""
   fields = {**fields, "plain": True, "dtype": jnp.bfloat16, "freeze_norm": freeze}

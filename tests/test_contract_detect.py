@@ -1,8 +1,6 @@
 """What every detector of the zoo promises; a new variant is tested by being in the catalog."""
 
-import csv
 from functools import cache, partial
-from pathlib import Path
 import re
 
 from flax import traverse_util
@@ -10,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests import cases
 import zoo
-
-with open(Path(__file__).with_name("references.csv")) as file:
-  PUBLISHED = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
 
 
 @cache
@@ -34,7 +30,7 @@ def modules_of(variables) -> set[str]:
 def test_contract(name):
   model, ends, variables = trace(name)
   sizes = [array.size for array in jax.tree.leaves(variables["params"])]
-  assert sum(sizes) == PUBLISHED.get(name, "a line in tests/references.csv")
+  assert sum(sizes) == cases.PARAMS.get(name, "a line in tests/references.csv")
   assert {"params"} <= variables.keys() <= {"params", "batch_stats"}
 
   stages = sorted((e for e in ends if e.startswith("stage")), key=lambda e: int(e[5:]))

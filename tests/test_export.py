@@ -14,7 +14,7 @@ import pytest
 
 from convert.__main__ import Options, main
 from convert.commands import export, originals, verify
-from tests import parity, test_contract
+from tests import cases, parity
 import zoo
 from zoo import catalog, store
 
@@ -121,7 +121,7 @@ def test_onnx_graphs_run_in_onnxruntime(family):
   """Of any number of images, as the model that they were traced from."""
   pytest.importorskip("onnx", reason="pip install flaxzoo[onnx]")
   runtime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
-  variant, fields = test_contract._smallest()[family]
+  variant, fields = cases.smallest()[family]
   model = zoo.create(variant, **fields)
   variables = random_variables(model)
   record = zoo.Record(variant, fields=fields, preprocess=zoo.Preprocess(SIZE, SIZE))

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_contract import _smallest
+from tests import cases, test_contract
 import zoo
 
 # Of few blocks, with every kind of convolution that has a form of its own.
 LEARN = {"resnet": ("resnext50_32x4d", {"depths": (1, 1, 1, 1)})} | {
-  family: _smallest()[family] for family in ("mobilenet_v1", "shufflenet", "googlenet")
+  family: cases.smallest()[family] for family in ("mobilenet_v1", "shufflenet", "googlenet")
 }
 
 
@@ -30,7 +30,7 @@ def slow(text: str) -> list[str]:
   return grouped + re.findall("stablehlo.reduce_window|stablehlo.select_and_scatter", text)
 
 
-@pytest.mark.parametrize(("name", "fields"), _smallest().values(), ids=_smallest())
+@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_nothing_slow_computes_the_logits(name, fields):
   text = lowered(name, fields, lambda model, *inputs: model.apply(*inputs, train=False)["logits"])
   assert "stablehlo.convolution" in text and slow(text) == []
@@ -40,10 +40,7 @@ def test_nothing_slow_computes_the_logits(name, fields):
 def test_nothing_slow_computes_the_gradients(name, fields):
   def gradients(model, variables, image):
     def loss(params):
-      ends, _ = model.apply(
-        {**variables, "params": params}, image, train=True, mutable=["batch_stats"],
-        rngs={"dropout": jax.random.key(0)},
-      )  # fmt: skip
+      ends, _ = test_contract.train(model, {**variables, "params": params}, image)
       return (ends["logits"] ** 2).mean()
 
     return jax.grad(loss)(variables["params"])
@@ -53,7 +50,7 @@ def test_nothing_slow_computes_the_gradients(name, fields):
 
 
 def test_the_plain_forms_are_seen():
-  name, fields = _smallest()["mobilenet_v1"]
+  name, fields = cases.smallest()["mobilenet_v1"]
   model = zoo.create(name, **{**fields, "plain": True})
   image = jax.ShapeDtypeStruct((2, 96, 96, 3), np.float32)
   run = jax.jit(partial(model.apply, train=False))

@@ -9,9 +9,8 @@ import pytest
 
 from convert import rules
 from convert.rules import rcnn as rcnn_rules
-from tests import detectors, parity
+from tests import cases, detectors, parity
 from tests.detectors import detection  # noqa: F401 (a fixture)
-from tests.test_contract_detect import PUBLISHED
 import zoo
 from zoo.classify.resnet import ResNet
 from zoo.detect import rcnn
@@ -176,7 +175,7 @@ def test_names_on_vgg(detection):  # noqa: F811
   make = partial(on_vgg, detection, (128, 256, 512), 4096, 90)
   names = rules.of("rcnn", "torchvision", "fasterrcnn_vgg16")
   counted = detectors.check_names(make, zoo.create("fasterrcnn_vgg16"), names, 64)
-  assert counted == PUBLISHED["fasterrcnn_vgg16"]
+  assert counted == cases.PARAMS["fasterrcnn_vgg16"]
 
 
 def test_sampled_regions():

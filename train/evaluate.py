@@ -29,7 +29,7 @@ from train import figures, options, page, predict, startup
 from train.data import datasets, pipeline
 from train.options import option
 from train.page import Number, percent
-from train.report import ranks, wilson
+from train.report import kind, ranks, wilson
 import zoo
 
 BINS = 15  # of confidence, as in Guo et al. 2017 (arXiv:1706.04599)
@@ -257,10 +257,7 @@ def _cards(found: Evaluation) -> list[str]:
   cards = []
   for row, view in found.drawn.items():
     key, truth, top = found.keys[row], found.classes[found.labels[row]], top5(found, row)
-    bars = page.bars(
-      (label, prob, "right" if label == truth else "wrong" if i == 0 else "other")
-      for i, (label, prob) in enumerate(top)
-    )
+    bars = page.bars((label, prob, kind(label, truth, top[0][0])) for label, prob in top)
     figure = page.figure(page.data_uri(figures.png(view)), alt=key)
     cards.append(page.card([figure], truth, [key], bars))
   return cards

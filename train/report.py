@@ -280,7 +280,7 @@ def _photographs(run: Run, chosen, shown, notes: Sequence[str]) -> str:
 def _card(run: Run, row: int, views) -> str:
   label, classes = run.labels[row], run.classes
   top = np.argsort(-run.probs[row], kind="stable")[:5]
-  bars = [(classes[c], float(run.probs[row, c]), _kind(c, label, top[0])) for c in top]
+  bars = [(classes[c], float(run.probs[row, c]), kind(c, label, top[0])) for c in top]
   if label not in top:
     bars.append((classes[label], float(run.probs[row, label]), "right"))
   pictures = [
@@ -291,7 +291,8 @@ def _card(run: Run, row: int, views) -> str:
   return page.card(pictures, classes[label] + taken, [run.keys[row]], page.bars(bars))
 
 
-def _kind(c: int, label: int, answer: int) -> str:
+def kind(c, label, answer) -> str:
+  """Of a class in the bars of an answer."""
   return "right" if c == label else "wrong" if c == answer else "other"
 
 

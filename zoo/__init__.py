@@ -104,8 +104,9 @@ def fold(
     size: of images on which to look for the norms, as of `init`; the folded model takes any other.
     channels: of those images.
   """
-  with layers.norms_behind() as behind, layers.norm_calls() as calls:
+  with layers.norm_calls() as calls:
     shapes(model, size=size, channels=channels)
+  behind = layers.behind(calls)
   taken = {norm for norm, _ in behind.values()}
   others = {norm: eps for norm, eps, _ in calls if norm not in taken}
   flat = engine.fold(traverse_util.flatten_dict(dict(variables), sep="/"), behind, others)

@@ -195,9 +195,14 @@ def norms_behind() -> Iterator[dict[str, tuple[str, float]]]:
   found: dict[str, tuple[str, float]] = {}
   with norm_calls() as calls:
     yield found
+  found |= behind(calls)
+
+
+def behind(calls: Iterable[tuple[str, float, str]]) -> dict[str, tuple[str, float]]:
+  """What `norms_behind` fills, of what `norm_calls` has filled."""
   links = {(conv, norm) for norm, _, conv in calls}
-  convs, norms = (Counter(side) for side in zip(*links)) if links else ({}, {})
-  found |= {
+  convs, norms = (Counter(link[side] for link in links) for side in (0, 1))
+  return {
     conv: (norm, eps) for norm, eps, conv in calls if conv and convs[conv] == norms[norm] == 1
   }
 

@@ -13,7 +13,11 @@ from pathlib import Path
 import pkgutil
 import re
 
+from zoo import catalog
 
+
+with open(Path(__file__).parent.with_name("references.csv")) as _file:
+  PARAMS = {row["variant"]: int(row["params"]) for row in csv.DictReader(_file)}
 HEAVY = 80e6  # parameters
 
 
@@ -33,14 +37,12 @@ def quick_cases():
   HEAVY. A deeper one of the same blocks sees the last, which is odd, and no second library where
   one has proven it.
   """
-  with open(Path(__file__).parent.with_name("references.csv")) as file:
-    params = {row["variant"]: int(row["params"]) for row in csv.DictReader(file)}
   cases, seen, forms = [], set(), set()
   for name, file in _files().items():
-    order = lambda case: (params.get(case.variant, 0), case.dialect == "keras")  # compiled twice
+    order = lambda case: (PARAMS.get(case.variant, 0), case.dialect == "keras")  # compiled twice
     for case in sorted(file.CASES, key=order):
       form = (name, re.split("[.:]", case.reference)[0], *case.fields)
-      light = "depths" in case.fields or params.get(case.variant, 0) < HEAVY
+      light = "depths" in case.fields or PARAMS.get(case.variant, 0) < HEAVY
       if form not in forms and light:
         cases.append(case)
       elif form not in forms or case.variant not in seen:
@@ -55,8 +57,13 @@ def all_names():
 
 
 def smallest():
-  """{family: (variant, fields)} of the families that name one."""
-  return {name: file.SMALLEST for name, file in _files().items() if hasattr(file, "SMALLEST")}
+  """{family: (variant, fields)}: its SMALLEST, or its variant of fewest parameters."""
+  named = {name: file.SMALLEST for name, file in _files().items() if hasattr(file, "SMALLEST")}
+  lightest = {
+    family.__name__.rpartition(".")[2]: (min(family.VARIANTS, key=lambda v: PARAMS.get(v, 0)), {})
+    for family in catalog.families("classify")
+  }
+  return lightest | named
 
 
 def gradients():
