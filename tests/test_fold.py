@@ -1,4 +1,4 @@
-"""`zoo.fold`: one network of every family answers the same without its batch norms."""
+"""`zoo.fold`: one classifier of every family answers the same without its batch norms."""
 
 from functools import partial
 
