@@ -1,14 +1,18 @@
 """Ours beside the peers, in one run: python -m bench inference|train|compile [--models=a,b]
 
-  inference  the logits of a batch, float32: jit with the norms folded; onnxruntime on our exported
+  inference  the logits of a batch: jit with the norms folded; onnxruntime on our exported
              graph (train.predict --runtime=onnxruntime); torch eager, channels_last; torch.compile,
              frozen; plain Flax (XLA's own convolutions)
-  train      one update, SGD with momentum, float32: jit, torch eager, torch.compile, plain Flax
+  train      one update, SGD with momentum: jit, torch eager, torch.compile, plain Flax
   compile    seconds to trace, lower and compile the forward pass and the gradients
 
 All sides have the same weights and see the same images; that they agree is checked before anything
 is timed. They take turns, round by round; a figure is the median over the rounds, with the
-quartiles of the paired ratios peer / ours: above 1 ours is faster. `python -m bench.input` and
+quartiles of the paired ratios peer / ours: above 1 ours is faster. The shares are of the largest
+matrix product's rate and of the copy's, measured in the same run; the bytes are XLA's count.
+Float32, on the GPU where JAX has one; with --bfloat16 in that type, parameters and norms in float32
+(torch's autocast): `python -m bench train --bfloat16 --batches=256 --profile=runs/profile` also
+says which kernels an update of ours spends its time in. `python -m bench.input` and
 `python -m bench.load` measure the training input and the loading of files.
 """
 
@@ -26,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench import peers
+from bench import peers, profile
 from tests import cases
 import zoo
 
@@ -45,6 +49,7 @@ MODELS = {
 BATCHES = {"inference": "1,8", "train": "16", "compile": "16"}
 SIDES = {"inference": peers.INFERENCE, "train": peers.TRAIN}
 AGREE = {"inference": 1e-3, "train": 1e-2}  # largest difference, of the largest value
+HALF = 30  # times that, with eight bits of mantissa
 SPAN = 0.1  # seconds that a measurement takes at least
 
 
@@ -57,9 +62,13 @@ def case_of(name: str):
 
 
 def seconds(run, times: int) -> float:
+  """Of a call; a GPU is given all at once, as in training."""
+  at_once = jax.default_backend() == "gpu"
   start = time.perf_counter()
-  for _ in range(times):
-    run()
+  for left in reversed(range(times)):
+    value = run()
+    if not (at_once and left):
+      peers.fetched(value)
   return (time.perf_counter() - start) / times
 
 
@@ -73,90 +82,101 @@ def taken(runs: Mapping[str, peers.Run], rounds: int) -> dict[str, np.ndarray]:
   return {name: np.array([row[name] for row in rows]) for name in runs}
 
 
-def peak() -> float:
-  """Multiply-adds a second of a large float32 product, the best of ten."""
-  x = jnp.ones((2048, 2048))
-  product = jax.jit(lambda x: x @ x)
-  run = lambda: jax.block_until_ready(product(x))
-  run()
-  return 2048**3 / min(seconds(run, 1) for _ in range(10))
+def peak(half: bool) -> float:
+  """Multiply-adds a second of a large matrix product, the best of ten."""
+  n = 8192 if jax.default_backend() == "gpu" else 2048
+  x = jax.random.normal(jax.random.key(0), (n, n), jnp.bfloat16 if half else jnp.float32)
+  product = jax.jit(lambda x: (x @ x)[0, 0])
+  run = lambda: product(x)
+  seconds(run, 3)
+  return n**3 / min(seconds(run, 3) for _ in range(10))
 
 
 def bandwidth() -> float:
   """Bytes a second that are read and written by a sum of two large arrays."""
-  x = jnp.ones(2**26)
+  x = jnp.ones(2**29 if jax.default_backend() == "gpu" else 2**26)
   add = jax.jit(lambda x: x + 1)
-  run = lambda: jax.block_until_ready(add(x))
-  run()
-  return 2 * x.nbytes / min(seconds(run, 1) for _ in range(10))
+
+  def run():
+    return add(x)[0]
+
+  seconds(run, 3)
+  return 2 * x.nbytes / min(seconds(run, 10) for _ in range(10))
 
 
-def describe() -> str:
+def describe(half: bool, product: float, copy: float) -> str:
   names = ("jax", "torch", "onnxruntime")
   versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
   with open("/proc/cpuinfo") as file:
     models = [line.partition(": ")[2].strip() for line in file if line.startswith("model name")]
   machine = models[0] if models else platform.machine()
   return (
-    f"{datetime.date.today()}, {machine}, {os.cpu_count()} cores, {jax.devices()[0]}; {versions}; "
-    f"float32 product {2 * peak() / 1e9:.0f} GFLOP/s, memory {bandwidth() / 1e9:.0f} GB/s"
+    f"{datetime.date.today()}, {machine}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}; "
+    f"{versions}; {'bfloat16' if half else 'float32'} product {2 * product / 1e9:.0f} GFLOP/s, "
+    f"memory {copy / 1e9:.0f} GB/s"
   )
 
 
-def compare(what: str, name: str, batch: int, size: int, sides, rounds: int) -> dict:
-  """{side: seconds in each round} of one network, after all have agreed."""
-  images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
-  twin = peers.Twin(case_of(name), images)
+def compare(what: str, name: str, batch: int, sides, flags) -> tuple[dict, float]:
+  """{side: seconds in each round} of one network, after all have agreed; the bytes ours moves."""
+  shape = (batch, flags.size, flags.size, 3)
+  images = np.random.default_rng(0).standard_normal(shape, np.float32)
+  twin = peers.Twin(case_of(name), images, flags.bfloat16)
+  tolerance = AGREE[what] * (HALF if flags.bfloat16 else 1)
   runs, first = {}, {}
   for side in sides:
     runs[side] = SIDES[what][side](twin)
-    first[side] = runs[side]()
-    scale = np.abs(first[sides[0]]).max()
-    if not np.abs(first[side] - first[sides[0]]).max() <= AGREE[what] * scale:
-      raise SystemExit(f"{name}: {side} answers other than {sides[0]}; nothing is timed")
-  return taken(runs, rounds)
+    first[side] = peers.fetched(runs[side]())
+    error = np.abs(first[side] - first[sides[0]]).max() / np.abs(first[sides[0]]).max()
+    if not error <= tolerance:
+      raise SystemExit(f"{name}: {side}'s answer is {error:.1e} off {sides[0]}'s; nothing is timed")
+  times = taken(runs, flags.rounds)
+  if flags.profile:
+    profile.write(runs[sides[0]], flags.profile / f"{what}-{name}-{batch}")
+  return times, twin.traffic
 
 
-def row(name: str, batch: int, times: dict, sides, shown: str) -> tuple[str, dict[str, float]]:
+def row(name: str, batch: int, times: dict, sides, shares) -> tuple[str, dict[str, float]]:
   """A line of the table, and the medians of the paired ratios."""
   own = times[sides[0]]
-  cells, medians = [name, str(batch), f"{1e3 * np.median(own):.1f}", shown], {}
+  cells = [name, str(batch), f"{1e3 * np.median(own):.1f}", f"{batch / np.median(own):.0f}"]
+  cells += [f"{share / np.median(own):.0%}" for share in shares]
+  medians = {}
   for side in sides[1:]:
     low, middle, high = np.percentile(times[side] / own, (25, 50, 75))
     medians[side] = float(middle)
     cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
-  fastest = min(medians, key=medians.get)
-  cells.append(f"{medians[fastest]:.2f} {fastest}")
+  if medians:
+    fastest = min(medians, key=medians.get)
+    cells.append(f"{medians[fastest]:.2f} {fastest}")
   return "| " + " | ".join(cells) + " |", medians
 
 
-def measure(what: str, flags) -> list[str]:
-  sides = flags.peers.split(",") if flags.peers else list(SIDES[what])[1:]
+def measure(what: str, flags, product: float, copy: float) -> list[str]:
+  sides = [name for name in flags.peers.split(",") if name]
   if unknown := set(sides) - set(SIDES[what]):
     raise SystemExit(f"no peer {', '.join(unknown)}; there are {', '.join(list(SIDES[what])[1:])}")
   sides = ["flaxzoo", *sides]
-  lines = [
-    f"| model | batch | ms | of the peak | {' | '.join(sides[1:])} | fastest peer |",
-    "|" + "---|" * (len(sides) + 4),
-  ]
+  heads = ["model", "batch", "ms", "images/s", "of the product", "of the memory", *sides[1:]]
+  heads += ["fastest peer"] * (len(sides) > 1)
+  lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
   print(*lines, sep="\n", flush=True)
-  every, top = [], peak()
+  every = []
   for name in flags.models:
     work = zoo.info(case_of(name).variant).multiply_adds * (3 if what == "train" else 1)
     for batch in map(int, flags.batches.split(",")):
-      times = compare(what, name, batch, flags.size, sides, flags.rounds)
-      share = work * batch / np.median(times["flaxzoo"]) / top
-      line, medians = row(name, batch, times, sides, f"{share:.0%}")
+      times, traffic = compare(what, name, batch, sides, flags)
+      line, medians = row(name, batch, times, sides, (work * batch / product, traffic / copy))
       every.append(medians)
       lines.append(line)
       print(line, flush=True)
       jax.clear_caches()
-  mean = lambda values: math.exp(np.mean(np.log(values)))
-  ends = [f"{mean([m[side] for m in every]):.2f}" for side in sides[1:]]
-  lines.append(
-    f"| geometric mean | | | | {' | '.join(ends)} | {mean([min(m.values()) for m in every]):.2f} |"
-  )
-  print(lines[-1])
+  if sides[1:]:
+    mean = lambda values: math.exp(np.mean(np.log(values)))
+    ends = [f"{mean([m[side] for m in every]):.2f}" for side in sides[1:]]
+    ends.append(f"{mean([min(m.values()) for m in every]):.2f}")
+    lines.append(f"| geometric mean | | | | | | {' | '.join(ends)} |")
+    print(lines[-1])
   return lines
 
 
@@ -182,18 +202,25 @@ def main():
   parser.add_argument("what", choices=MODELS)
   parser.add_argument("--models", help="names separated by commas")
   parser.add_argument("--batches", help="such as 1,8")
-  parser.add_argument("--peers", help="of the table's columns, separated by commas")
+  parser.add_argument("--peers", help="of the table's columns, separated by commas; '' is none")
   parser.add_argument("--size", type=int, default=224)
   parser.add_argument("--rounds", type=int, default=9)
   parser.add_argument("--threads", type=int, default=0, help="of torch; 0 is its own choice")
+  parser.add_argument("--bfloat16", action="store_true", help="compute in that type")
+  parser.add_argument("--profile", type=Path, help="a folder for what our kernels spend")
   parser.add_argument("--out", type=Path, help="a file for the table")
   flags = parser.parse_args()
   flags.models = flags.models.split(",") if flags.models else MODELS[flags.what]
   flags.batches = flags.batches or BATCHES[flags.what]
   peers.THREADS = flags.threads or os.cpu_count()
-  head = describe()
+  if flags.peers is None:
+    flags.peers = ",".join(list(SIDES.get(flags.what, ()))[1:])
+  if jax.default_backend() == "gpu":  # the graph's runtime is compared on CPUs
+    flags.peers = ",".join(name for name in flags.peers.split(",") if name != "onnxruntime")
+  rates = peak(flags.bfloat16), bandwidth()
+  head = describe(flags.bfloat16, *rates)
   print(head, flush=True)
-  lines = compilation(flags) if flags.what == "compile" else measure(flags.what, flags)
+  lines = compilation(flags) if flags.what == "compile" else measure(flags.what, flags, *rates)
   if flags.out:
     flags.out.write_text("\n".join([f"Written by `python -m bench {flags.what}`: {head}.", "",
                                     *lines]) + "\n")  # fmt: skip

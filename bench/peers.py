@@ -1,13 +1,15 @@
 """The same network with the same weights in each runtime; what `python -m bench` times.
 
 A side is built from a `tests.parity.Case` and normalised images [b h w c], and answers with a
-function of nothing that computes once and returns the logits, or the loss of one more update.
+function of nothing that computes once and returns the logits, or the loss of one more update, on
+the device: `fetched` waits for them. All run on the GPU where JAX has one.
 """
 
 from collections.abc import Callable
 import dataclasses
 from functools import partial
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from convert.commands import export
 from tests import parity
 import zoo
 
-Run = Callable[[], np.ndarray]
+Run = Callable[[], Any]
 RATE, MOMENTUM = 1e-3, 0.9
 
 
@@ -28,6 +30,8 @@ class Twin:
 
   case: parity.Case
   images: np.ndarray
+  half: bool = False  # computes in bfloat16, with float32 parameters and norms
+  traffic: float = float("nan")  # bytes that ours reads and writes, by XLA's count
 
   def __post_init__(self):
     import torch
@@ -35,19 +39,26 @@ class Twin:
     self.original = parity.build(self.case)
     parity.randomize(self.original, self.pixels(2))
     torch.set_num_threads(THREADS or torch.get_num_threads())
+    torch.backends.cudnn.benchmark = True
     state = {name: value.numpy().copy() for name, value in self.original.state_dict().items()}
-    self.model = zoo.create(self.case.variant, **{**self.case.fields, "plain": False})
+    dtype = jnp.bfloat16 if self.half else jnp.float32
+    fields = {**self.case.fields, "plain": False, "dtype": dtype}
+    self.model = zoo.create(self.case.variant, **fields)
     self.variables = jax.tree.map(
       jnp.asarray, parity.variables_of(self.case, state, self.model, size=self.images.shape[1])
     )
 
-  def pixels(self, count: int | None = None):
+  def pixels(self, count: int | None = None, device: str = "cpu"):
     import torch
 
-    images = self.images[:count].transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(images)).contiguous(
-      memory_format=torch.channels_last
-    )
+    images = torch.from_numpy(self.images[:count]).to(device).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+  def cast(self):
+    """torch's context that computes as ours does."""
+    import torch
+
+    return torch.autocast(device(), torch.bfloat16, enabled=self.half)
 
   @property
   def labels(self) -> np.ndarray:
@@ -57,27 +68,39 @@ class Twin:
 THREADS = 0  # of torch; 0 is as many as it takes by itself
 
 
+def device() -> str:
+  """torch's name of what JAX runs on."""
+  return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def fetched(value) -> np.ndarray:
+  """What a side returned, when it is computed."""
+  return value.float().cpu().numpy() if hasattr(value, "cpu") else np.asarray(value, np.float32)
+
+
 # Inference.
 
 
 def flaxzoo(twin: Twin) -> Run:
-  size = twin.images.shape[1:3]
-  return _jitted(*zoo.fold(twin.model, twin.variables, size=size), twin.images)
+  run = _jitted(twin, *zoo.fold(twin.model, twin.variables, size=twin.images.shape[1:3]))
+  twin.traffic = run.func.cost_analysis()["bytes accessed"]
+  return run
 
 
 def flax(twin: Twin) -> Run:
   """What plain Flax runs: XLA's own convolutions and windows, the norms as they are."""
-  return _jitted(_plain(twin.model), twin.variables, twin.images)
+  return _jitted(twin, _plain(twin.model), twin.variables)
 
 
 def _plain(model):
   return model.clone(numerics=dataclasses.replace(model.numerics, plain=True))
 
 
-def _jitted(model, variables, images) -> Run:
+def _jitted(twin: Twin, model, variables) -> partial:
   run = jax.jit(lambda variables, image: model.apply(variables, image, train=False)["logits"])
-  image = jax.device_put(images)
-  return lambda: np.asarray(run(variables, image))
+  variables = jax.tree.map(lambda x: jnp.asarray(x, model.numerics.dtype), variables)
+  image = jax.device_put(twin.images)
+  return partial(run.lower(variables, image).compile(), variables, image)
 
 
 def onnxruntime(twin: Twin) -> Run:
@@ -110,12 +133,12 @@ def _compiled(frozen: bool):
 def _torch(twin: Twin, wrap=lambda model: model) -> Run:
   import torch as t
 
-  model = wrap(twin.original.eval().to(memory_format=t.channels_last))
-  image = twin.pixels()
+  model = wrap(twin.original.eval().to(device(), memory_format=t.channels_last))
+  image = twin.pixels(device=device())
 
   def run():
-    with t.no_grad():
-      return model(image).numpy()
+    with t.no_grad(), twin.cast():
+      return model(image)
 
   return run
 
@@ -130,11 +153,12 @@ INFERENCE = {
 
 
 def flaxzoo_update(twin: Twin) -> Run:
-  return _update(twin.model, twin)
+  run, twin.traffic = _update(twin.model, twin)
+  return run
 
 
 def flax_update(twin: Twin) -> Run:
-  return _update(_plain(twin.model), twin)
+  return _update(_plain(twin.model), twin)[0]
 
 
 def _train(model, variables, image):
@@ -143,7 +167,8 @@ def _train(model, variables, image):
   )
 
 
-def _update(model, twin: Twin) -> Run:
+def _update(model, twin: Twin) -> tuple[Run, float]:
+  """One more update, and the bytes that it moves."""
   tx = optax.sgd(RATE, MOMENTUM)
   # Copies, for updates give their inputs' memory to their outputs.
   variables = jax.tree.map(jnp.copy, dict(twin.variables))
@@ -162,12 +187,13 @@ def _update(model, twin: Twin) -> Run:
     return optax.apply_updates(params, changes), moved, state, value
 
   kept = [params, stats, tx.init(params)]
+  update = update.lower(*kept).compile()
 
   def run():
     *kept[:], value = update(*kept)
-    return np.asarray(value)
+    return value
 
-  return run
+  return run, update.cost_analysis()["bytes accessed"]
 
 
 def torch_update(twin: Twin) -> Run:
@@ -183,16 +209,18 @@ def _torch_update(twin: Twin, wrap=lambda model: model) -> Run:
 
   import torch as t
 
-  model = copy.deepcopy(twin.original).train().to(memory_format=t.channels_last)
+  model = copy.deepcopy(twin.original).train().to(device(), memory_format=t.channels_last)
   optimizer = t.optim.SGD(model.parameters(), RATE, MOMENTUM)
-  image, labels, forward = twin.pixels(), t.from_numpy(twin.labels), wrap(model)
+  image, labels = twin.pixels(device=device()), t.from_numpy(twin.labels).to(device())
+  forward = wrap(model)
 
   def run():
     optimizer.zero_grad(set_to_none=True)
-    loss = t.nn.functional.cross_entropy(forward(image), labels)
+    with twin.cast():
+      loss = t.nn.functional.cross_entropy(forward(image), labels)
     loss.backward()
     optimizer.step()
-    return loss.detach().numpy()
+    return loss.detach()
 
   return run
 

@@ -130,7 +130,7 @@ class Checkpoints:
     except (OSError, ValueError) as error:
       if (reason := _disk_reason(error)) is None:
         raise
-      # Room at once for other programs. A thread may still write there; the next start removes that.
+      # Room for others at once. A thread may still write there; the next start removes that.
       for part in self.folder.glob("*.orbax-checkpoint-tmp"):
         shutil.rmtree(part, ignore_errors=True)
       whole = [int(p.name) for p in self.folder.glob("[0-9]*") if p.name.isdigit()]

@@ -50,17 +50,16 @@ def conv(
   args = dict(stride=stride, pads=pads, dilation=dilation, groups=groups)
   default = partial(_plain, **args)
   channels = x.shape[-1]
-  if plain:
-    return default(x, kernel)
   if kernel.shape[:2] == (1, 1):
-    form = _pointwise
+    kind = "pointwise"
   elif groups == channels == kernel.shape[-1]:
-    form = _shifted
-  elif groups > 1:
-    form = _blocks
+    kind = "depthwise"
   else:
+    kind = "grouped" if groups > 1 else "dense"
+  forms = {where: partial(kinds[kind], **args) for where, kinds in FORMS.items() if kind in kinds}
+  if plain or not forms:
     return default(x, kernel)
-  return lax.platform_dependent(x, kernel, cpu=partial(form, **args), default=default)
+  return lax.platform_dependent(x, kernel, default=default, **forms)
 
 
 def _plain(x, kernel, *, stride, pads, dilation, groups):
@@ -104,6 +103,10 @@ def _blocks(x, kernel, *, stride, pads, dilation, groups):
   args = dict(stride=stride, pads=pads, dilation=dilation, groups=1)
   parts = jnp.split(x, groups // join, axis=-1)
   return jnp.concatenate([_plain(p, k, **args) for p, k in zip(parts, dense)], axis=-1)
+
+
+# What is faster than the plain operation, by platform; measured (BUILD.md, "Speed").
+FORMS = {"cpu": {"pointwise": _pointwise, "depthwise": _shifted, "grouped": _blocks}}
 
 
 def conv_transpose(
@@ -153,7 +156,10 @@ def max_pool(
   def shifted(x):
     return _largest(x, kernel, stride, pads)
 
-  y = default(x) if plain else lax.platform_dependent(x, cpu=shifted, default=default)
+  # On a GPU the plain operation's gradient is a scatter.
+  where = ("cpu", "cuda") if kernel[0] * kernel[1] <= 9 else ("cpu",)
+  forms = {platform: shifted for platform in where}
+  y = default(x) if plain else lax.platform_dependent(x, default=default, **forms)
   return y[:, : out[0], : out[1]]
 
 
