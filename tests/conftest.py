@@ -10,6 +10,10 @@ from tests import photographs
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
+def pytest_addoption(parser):
+  parser.addoption("--all-variants", action="store_true", help="test_contract.py on every one")
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
   return photographs.make(tmp_path_factory.mktemp("photos") / "colours")

@@ -1,4 +1,8 @@
-"""What every classifier of the zoo promises; a new variant is tested by being in the catalog."""
+"""What every classifier of the zoo promises; a new variant is tested by being in the catalog.
+
+Counts, end points and stages are tested of every variant; what takes longer, of the smallest one of
+each family, or of all with `pytest tests/test_contract.py --all-variants`.
+"""
 
 import dataclasses
 from functools import partial
@@ -57,13 +61,23 @@ def test_contract(name):
   assert identify.SIZES.get(name, row) == (len(body), sum(body))
 
 
-def _lightest():
+def pytest_generate_tests(metafunc):
+  if "backbone" in metafunc.fixturenames:
+    every = metafunc.config.getoption("--all-variants")
+    metafunc.parametrize("backbone", zoo.names(task="classify") if every else _lightest())
+  if "fields" in metafunc.fixturenames:
+    every = metafunc.config.getoption("--all-variants")
+    all_whole = {name: {} for name in zoo.names(task="classify")}
+    some = all_whole if every else dict(cases.smallest().values())
+    metafunc.parametrize(("name", "fields"), some.items(), ids=some)
+
+
+def _lightest() -> list[str]:
   """Of each module class its variant of fewest parameters."""
   names = sorted(zoo.names(task="classify"), key=lambda name: -cases.PARAMS.get(name, 0))
-  return {type(zoo.create(name)).__name__: name for name in names}
+  return list({type(zoo.create(name)).__name__: name for name in names}.values())
 
 
-@pytest.mark.parametrize("name", _lightest().values())
 def test_without_classes_it_is_the_backbone(name):
   head = zoo.stages(name)[-1]
   (ends, variables), (bare, without) = (
@@ -78,7 +92,6 @@ def test_no_count_without_a_variant():
   assert cases.PARAMS.keys() <= set(zoo.names())
 
 
-@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_every_parameter_learns(name, fields):
   """In bfloat16, on small pictures that are not square, with the stored statistics.
 
@@ -117,7 +130,6 @@ def train(model, variables, image):
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["free", "frozen"])
-@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_training_moves_the_statistics_unless_they_are_frozen(name, fields, freeze):
   """Read in the traced program: what it returns is what came in, or is computed, in float32."""
   fields = {**fields, "plain": True, "dtype": jnp.bfloat16, "freeze_norm": freeze}
