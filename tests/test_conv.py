@@ -129,6 +129,14 @@ def test_other_platforms_get_the_plain_convolution_alone():
   assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
+def test_a_gpu_scatters_no_gradient_through_small_pools():
+  for kernel, scatters in ((3, 0), (5, 1)):
+    pool = partial(ops.max_pool, kernel=(kernel,) * 2, stride=(2, 2))
+    traced = jax.jit(jax.grad(lambda x, pool=pool: pool(x).sum())).trace(jnp.ones((1, 9, 9, 2)))
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.select_and_scatter") == scatters
+
+
 def naive_pool(x, kernel, stride, pad, ceil, reduce):
   """Torch's rule: windows may pass the end when `ceil`, but none begins beyond the input."""
   n, h, w, c = x.shape
