@@ -133,6 +133,13 @@ def caffe(file, x):
     return opencv4.forward(Path(folder), "readNetFromCaffe", files, x, "fc_nsfw")
 
 
+def caffe_ssd(file, x):
+  """Scores of all boxes before the softmax."""
+  with tempfile.TemporaryDirectory() as folder:
+    files, x = (next(file.parent.glob("*.txt")), file), x.transpose(0, 3, 1, 2)
+    return opencv4.forward(Path(folder), "readNetFromCaffe", files, x, "mbox_conf")
+
+
 def darknet(file, x):
   """The maps in front of its last layer, by OpenCV, which runs darknet's files too."""
   with tempfile.TemporaryDirectory() as folder:
@@ -166,6 +173,7 @@ ROWS: dict[str, tuple[str, Run, str]] = {
   "squeezenet1_1.onnx": ("logits", onnx("squeezenet0_flatten0_reshape0", True), "onnxruntime"),
   "resnet50_1by2.nsfw_onnx": ("logits", onnx("fc_nsfw/BiasAdd:0", False), "onnxruntime"),
   "resnet50_1by2.nsfw": ("logits", caffe, "opencv-python-headless 4.11 (its dnn)"),
+  "ssd300_mobilenet_v1.caffe": ("logits", caffe_ssd, "opencv-python-headless 4.11 (its dnn)"),
   "yolov2_tiny.pod": ("raw1", darknet, "opencv-python-headless 4.11 (its dnn)"),
   **{name: ("logits", reader(name), "onnxruntime" if "ddddocr" in name else "torch")
      for name in original_readers.READERS},
