@@ -1,7 +1,10 @@
 """Every recipe under train/recipes is one that the trainer takes."""
 
+import json
 from pathlib import Path
+import signal
 import subprocess
+import time
 
 from absl import flags
 import pytest
@@ -34,13 +37,66 @@ def test_recipe(path):
   assert all(line[2:].partition("=")[0] in named for line in given)
 
 
-def test_launchers():
-  script = TRAIN / "launch/slurm.sbatch"
-  subprocess.run(["bash", "-n", script], check=True)
-  assert "imagenet_resnet50.flags" in script.read_text()
+# Stands in for the programs of a cluster: notes how it was called; SIGTERM ends it with 0.
+STUB = """#!/bin/bash
+echo "$(basename $0) $*" >> {folder}/called
+[ $(basename $0) = scontrol ] && exit
+trap 'exit 0' TERM
+for i in $(seq {tenths}); do sleep 0.1; done
+exit {code}
+"""
+
+
+@pytest.fixture
+def launch(tmp_path):
+  """(command, what the trainer does) -> (the process, the lines of what it has called)."""
+
+  def start(*command, code=0, finished=True, tenths=0, **environment):
+    for name in ("python", "srun", "scontrol"):
+      (tmp_path / name).write_text(STUB.format(folder=tmp_path, code=code, tenths=tenths))
+      (tmp_path / name).chmod(0o755)
+    (tmp_path / "run.json").write_text(json.dumps({"finished": finished}, indent=2))
+    environment |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "WORKDIR": str(tmp_path)}
+    return subprocess.Popen(list(map(str, command)), env=environment), tmp_path / "called"
+
+  return start
+
+
+@pytest.mark.parametrize("code, finished", [(0, True), (0, False), (1, False)])
+def test_slurm_queues_again_what_is_not_finished(launch, tmp_path, code, finished):
+  process, called = launch(
+    "bash", TRAIN / "launch/slurm.sbatch", tmp_path, "--data=photographs",
+    code=code, finished=finished, SLURM_JOB_ID="7",
+  )  # fmt: skip
+  assert process.wait(10) == code
+  started, *more = called.read_text().splitlines()
+  assert started.endswith(f"--workdir={tmp_path} --data=photographs")
+  recipe = started.split("--flagfile=")[1].split()[0]
+  assert (TRAIN.parent / recipe).exists()
+  assert more == (["scontrol requeue 7"] if code == 0 and not finished else [])
+
+
+@pytest.mark.parametrize(
+  "code, finished, stopped, status",
+  [(0, True, False, 0), (0, False, False, 1), (3, False, False, 3), (3, False, True, 1)],
+)
+def test_a_pod_fails_unless_its_run_is_finished(launch, code, finished, stopped, status):
   yaml = pytest.importorskip("yaml", reason="PyYAML comes with tensorflow-datasets' dependencies")
   job = yaml.safe_load((TRAIN / "launch/jobset.yaml").read_text())
   pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
   (container,) = pod["containers"]
-  recipe = container["args"][1].removeprefix("--flagfile=")
-  assert (TRAIN.parent / recipe).exists() and container["command"][1:] == ["-m", "train.classify"]
+  assert {"WORKDIR", "TFDS_DATA_DIR"} == {part["name"] for part in container["env"]}
+  process, called = launch(
+    *container["command"], *container["args"],
+    code=code, finished=finished, tenths=100 if stopped else 0,
+  )  # fmt: skip
+  if stopped:
+    while not called.exists():
+      time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+  assert process.wait(5) == status
+  (started,) = called.read_text().splitlines()
+  assert started.startswith("python -m train.classify --distributed")
+  recipe = started.split("--flagfile=")[1].split()[0]
+  assert (TRAIN.parent / recipe).exists()
