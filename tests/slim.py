@@ -14,7 +14,7 @@ import numpy as np
 from tests import wheels
 
 NAMES = {"alexnet_v2": "alexnet", "vgg_16": "vgg", "vgg_19": "vgg", "inception_v1": "inception_v1",
-         "inception_v3": "inception_v3"}  # fmt: skip
+         "inception_v2": "inception_v2", "inception_v3": "inception_v3"}  # fmt: skip
 SCOPES = {"alexnet": "alexnet_v2_arg_scope"}
 EPS_SPREAD = 1e-3  # as in parity.randomize
 
@@ -78,6 +78,25 @@ class Runtime:
         x = x + self.variable("biases", lambda: 0.3 * goal * self.rng.normal(size=num_outputs))
     return x if activation_fn is None else torch.relu(x)
 
+  def separable_conv2d(
+    self, inputs, num_outputs, kernel_size, depth_multiplier, stride=1, scope=None, **_
+  ):
+    """SAME, with biases and a ReLU: what its defaults are."""
+    import torch
+
+    count, draw = inputs.shape[-1], self.rng
+    shape = (*kernel_size, count, depth_multiplier)
+    with self.scope(scope):
+      kernel = self.variable("depthwise_weights", lambda: 0.1 * draw.normal(size=shape))
+      x = padded(inputs, kernel_size, stride, 1).permute(0, 3, 1, 2)
+      kernel = kernel.permute(2, 3, 0, 1).flatten(0, 1)[:, None]
+      x = torch.nn.functional.conv2d(x, kernel, None, stride, groups=count)
+      shape = (1, 1, count * depth_multiplier, num_outputs)
+      kernel = self.variable("pointwise_weights", lambda: 0.2 * draw.normal(size=shape))
+      x = x.permute(0, 2, 3, 1) @ kernel[0, 0]
+      x = x + self.variable("biases", lambda: 0.3 * draw.normal(size=num_outputs))
+    return torch.relu(x)
+
   def batch_norm(self, inputs, scale=False, epsilon=1e-3, activation_fn=None, scope=None, **_):
     import torch
 
@@ -134,7 +153,7 @@ def modules(runtime: Runtime, add_arg_scope) -> dict[str, Mapping]:
   """What stands in for TensorFlow and for TF-slim's layers."""
   import torch
 
-  named = ("conv2d", "batch_norm", "max_pool2d", "avg_pool2d")
+  named = ("conv2d", "separable_conv2d", "batch_norm", "max_pool2d", "avg_pool2d")
   layers = {name: add_arg_scope(as_function(getattr(runtime, name), name)) for name in named}
   nothing = add_arg_scope(as_function(lambda inputs, *_, **__: inputs, "same"))
   layers |= {

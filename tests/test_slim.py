@@ -18,6 +18,7 @@ V2 = catalog.WEIGHTS["resnet50v2.slim"].fields
 FORMS = {  # theirs -> our variant, the checkpoint or fields that it needs, their variables' numbers
   "resnet_v1_50": ("resnet50", catalog.WEIGHTS["resnet50.slim"].fields, 25_610_152),
   "resnet_v2_50": ("resnet50v2", V2, 25_615_849),
+  "inception_v2": ("bn_inception", catalog.WEIGHTS["bn_inception.slim"].fields, 11_199_137),
   "inception_v1": ("googlenet", catalog.WEIGHTS["googlenet.slim"].fields, 6_633_209),
 }
 

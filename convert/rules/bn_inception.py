@@ -1,7 +1,7 @@
-"""BN-Inception: Cadene's names are ours; pytorchcv counts branches."""
+"""BN-Inception: Cadene's names are ours; pytorchcv and TF-slim count branches."""
 
 from convert.engine import Rules
-from convert.rules import TORCH, TORCH_RENAMES
+from convert.rules import TORCH, TORCH_RENAMES, slim
 
 BLOCKS = {"stage1": ("3a", "3b"), "stage2": ("3c", "4a", "4b", "4c", "4d"),
           "stage3": ("4e", "5a", "5b")}  # fmt: skip
@@ -33,4 +33,27 @@ PYTORCHCV = Rules((
   (r"^output\.", "last_linear."),
   *TORCH_RENAMES,
 ))  # fmt: skip
-RULES = {"cadene": TORCH, "pytorchcv": PYTORCHCV}
+# TF-slim counts a stage's pool, or its block of stride 2, as the first: 3b is the paper's 3a.
+SLIM_BLOCKS = dict(zip("3b 3c 4a 4b 4c 4d 4e 5a 5b 5c".split(), sum(BLOCKS.values(), ())))
+BRANCHES = (("1x1",), ("3x3_reduce", "3x3"),
+            ("double_3x3_reduce", "double_3x3_1", "double_3x3_2"), ("pool_proj",))  # fmt: skip
+STEM = {"2b_1x1": "conv2_3x3_reduce", "2c_3x3": "conv2_3x3"}
+
+
+def _slim(m) -> str:
+  block, turn = SLIM_BLOCKS[m[1]], m[3]
+  parts = BRANCHES[int(m[2]) + (block in ("3c", "4e"))]
+  part = parts[-1] if turn == "1a" or len(parts) == 1 else parts["abc".index(turn[1])]
+  return f"inception_{block}_{part}"
+
+
+SLIM = slim(
+  (r"^InceptionV2/Mixed_(\w\w)/Branch_(\d)/Conv2d_(\d\w)_\dx\d(?=/)", _slim),
+  (r"^InceptionV2/Conv2d_1a_7x7/(?=depthwise_)", "conv1_7x7_s2_depthwise/"),
+  (r"^InceptionV2/Conv2d_1a_7x7(?=/)", "conv1_7x7_s2"),
+  (r"^InceptionV2/Conv2d_(2\w_\dx\d)(?=/)", lambda m: STEM[m[1]]),
+  (r"^InceptionV2/Logits/Conv2d_1c_1x1/", "last_linear/"),
+  (r"/BatchNorm/", "_bn/"),
+  heads="last_linear",
+)
+RULES = {"cadene": TORCH, "pytorchcv": PYTORCHCV, "slim": SLIM}
