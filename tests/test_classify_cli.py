@@ -5,12 +5,15 @@ import json
 import subprocess
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import photographs
 from train import classify, loop, optim
 from train.data import datasets
+from train.mix import Mix
+from train.tasks.classify import Classify
 from zoo import store
 import zoo
 
@@ -78,6 +81,26 @@ def test_another_command_in_its_workdir(first, photos, cache):
   assert "holds another run" in error and "--wd=0.0001 there, --wd=0.3 now" in error
 
 
+@pytest.mark.parametrize(
+  "flags, text",
+  [
+    (["--mesh=data:3"], "--mesh=data:3 is for 3 devices; there are 8"),
+    (["--batch=12"], "--batch=12 cannot be split over 8 devices"),
+    (["--batch=12", "--find_lr=rates.png"], "--batch=12 cannot be split over 8 devices"),
+    (["--optimizer=adamm"], "should be one of <adamw|sgd|lamb|rmsprop>"),
+  ],
+)
+def test_bad_flags_are_told_before_any_compilation(photos, cache, tmp_path, flags, text):
+  done = subprocess.run(
+    photographs.command(f"--data={photos}", f"--workdir={tmp_path}/run", "--batch=8", *flags),
+    capture_output=True, text=True, timeout=60, env=photographs.environment(cache) | {
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_LOG_COMPILES": "1",
+    },
+  )  # fmt: skip
+  assert done.returncode == 1 and text in done.stderr and "Traceback" not in done.stderr
+  assert "Compiling" not in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_misspelt_flag(cache):
   _, error = run(cache, "--lrr=3", code=1)
   assert "Did you mean: lr" in error
@@ -106,8 +129,8 @@ def test_what_is_wrong_is_said_before_anything_starts(photos, changes, text):
   assert text in str(fault.value)
 
 
-def prepared(photos, optimizer=optim.Config(), model="resnet18", **own):  # noqa: B008 (frozen)
-  config = dataclasses.replace(GOOD, data=str(photos), model=model)
+def prepared(photos, optimizer=optim.Config(), model="resnet18", changes=None, **own):  # noqa: B008
+  config = dataclasses.replace(GOOD, data=str(photos), model=model, **(changes or {}))
   return classify.prepare(config, optimizer, classify.Config(**own))
 
 
@@ -120,9 +143,29 @@ def test_flags_of_a_recipe_reach_what_they_change(photos):
   weights = np.array(prepared(photos, balance="loss").task.weights)
   labels = datasets.load(photos).splits["train"].labels
   np.testing.assert_allclose(weights * np.bincount(labels), len(labels) / 3, rtol=1e-6)
+  assert prepared(photos, smoothing=0.1, loss="sigmoid").task == Classify("sigmoid", 0.1)
+  assert prepared(photos, mixup=0.2, cutmix=1.0).mix == Mix(0.2, 1.0) and not prepared(photos).mix
+  made = prepared(photos, changes={"dtype": "bfloat16", "freeze_norm": True}).model.numerics
+  assert made.dtype == jnp.bfloat16 and made.freeze_norm
   job = prepared(photos, optim.Config(freeze=2, unfreeze=0.5))
   assert [since for since, _ in job.phases] == [0, 4, 7] and job.held(3) == job.frozen
   assert job.held(7) == "" != job.held(4) != job.frozen
+
+
+@pytest.mark.parametrize(
+  "own",
+  [
+    {"augment": False}, {"crop": 0.9}, {"flip": 1.0}, {"randaugment": 2}, {"erase": 1.0},
+    {"randaugment": 2, "magnitude": 1.0}, {"repeat": 2}, {"balance": "sample"},
+  ],
+  ids=lambda own: "-".join(own),
+)  # fmt: skip
+def test_flags_of_views_reach_the_batches(photos, own):
+  # A magnitude changes the operations, not which pictures there are.
+  plain = {"randaugment": 2} if "magnitude" in own else {}
+  before, after = (next(prepared(photos, **flags).train_batches(0)) for flags in (plain, own))
+  assert (before["image"] != after["image"]).any()
+  assert (after["label"][::2] == after["label"][1::2]).all() or own.keys() != {"repeat"}
 
 
 def test_class_weights():

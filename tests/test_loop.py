@@ -315,6 +315,20 @@ def test_broken_updates_are_left_out_by_flag(tmp_path):
     loop.run(config, job)
 
 
+def test_mixing_and_rematerialization_reach_the_step(tmp_path, monkeypatch):
+  told = []
+
+  def make_step(*_, mix, remat, **__):
+    told.append((mix, remat))
+    raise Crash
+
+  monkeypatch.setattr(loop, "make_train_step", make_step)
+  config, job = make(tmp_path, remat=True)
+  with pytest.raises(Crash):
+    loop.run(config, dataclasses.replace(job, mix=Mix(cutmix=1.0)))
+  assert told == [(Mix(cutmix=1.0), True)]
+
+
 def test_averages_are_evaluated_and_the_better_is_published(tmp_path):
   config, job = make(tmp_path, ema=0.9, epochs=2.0)
   loop.run(config, job)

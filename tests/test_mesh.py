@@ -1,5 +1,6 @@
 """One device, eight, four by two, and several processes train the same network."""
 
+import base64
 import dataclasses
 import itertools
 import json
@@ -135,6 +136,15 @@ def final(folder):
   return test_loop.last_state(folder, job)
 
 
+def split(folder):
+  """{array of the last checkpoint: the mesh's axis that each of its own was split over}."""
+  (path,) = (folder / f"checkpoints/{STEPS}").rglob("_sharding")
+  return {
+    base64.b64decode(name).decode(): json.loads(place)["partition_spec"]
+    for name, place in json.loads(path.read_text()).items()
+  }
+
+
 def same(a, b):
   np.testing.assert_allclose(losses(a), losses(b), rtol=1e-5, atol=1e-6)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
@@ -185,6 +195,9 @@ def test_devices_and_processes_agree(tmp_path_factory, norm):
   assert "starting from net" in said[0] and "starting from net" not in said[1]
   for folder in (eight, fsdp, two):
     same(one, folder)
+    kernels = [part for name, part in split(folder).items() if name.endswith("conv1.kernel")]
+    assert len(kernels) == 2  # and its momentum
+    assert all(part == ([] if folder == eight else [None] * 3 + ["fsdp"]) for part in kernels)
 
 
 def test_a_killed_process_ends_the_other_and_both_resume(tmp_path_factory):
@@ -303,10 +316,20 @@ def test_impossible_meshes(shape, text):
     mesh.make(shape)
 
 
+def test_a_batch_that_devices_cannot_share(monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda: [None] * 8)
+  with pytest.raises(ValueError, match="--batch=12 cannot be split over 8 devices: .* such as 16"):
+    mesh.make(batch=12)
+
+
 def test_the_longest_even_axis_is_split():
-  shape = jax.ShapeDtypeStruct
-  place = mesh.make(("data:1", "fsdp:1"))
-  assert mesh.shardings(place, [shape((3, 3, 64, 128), np.float32)])[0].is_fully_replicated
+  shapes = {(3, 3, 64, 128): (None, None, None, "fsdp"), (3, 3, 64, 127): (None, None, "fsdp"),
+            (512, 1000): (None, "fsdp"), (513, 1001): (), (128,): ()}  # fmt: skip
+  arrays = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+  two = jax.sharding.AbstractMesh((4, 2), mesh.AXES)
+  assert [tuple(place.spec) for place in mesh.shardings(two, arrays)] == list(shapes.values())
+  whole = mesh.shardings(mesh.make(("data:1", "fsdp:1")), arrays)
+  assert all(place.is_fully_replicated for place in whole)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -34,6 +35,10 @@ def test_rates_rise_until_the_loss_explodes(tmp_path, capsys, monkeypatch):
   assert len(tried) == len(losses) < 100  # stopped by the loss
   np.testing.assert_allclose(tried[1:] / tried[:-1], (1e6) ** (1 / 99))
   assert not losses[-1] < 4 * losses.min() and losses.min() < losses[0]
+  with monkeypatch.context() as three:
+    three.setattr(jax, "devices", lambda: [None] * 3)
+    with pytest.raises(ValueError, match="--batch=4 cannot be split over 3 devices"):
+      rates.find(config, job, make_tx)
   monkeypatch.setattr(rates, "find", lambda *_: (tried, losses))
   picture = tmp_path / "rates.png"
   rates.run(config, job, make_tx, picture)

@@ -24,6 +24,7 @@ from train.mix import Mix
 from train.step import make_eval_step, make_state, make_train_step
 from train.tasks.classify import Classify
 import zoo
+from zoo import layers
 
 STAGES = zoo.stages("resnet18")
 PREPROCESS = zoo.Preprocess(size=32, resize=32)
@@ -332,6 +333,45 @@ def test_accumulation_equals_the_large_batch():
   falling = dataclasses.replace(PLAIN, schedule="linear", accumulate=2)
   moved = updated(falling, [1.0] * 4, total=4)
   np.testing.assert_allclose(list(moved.values()), [-1.5] * 4, rtol=1e-6)
+
+
+def test_accumulation_over_images_equals_the_large_batch():
+  """Of a net without norms: a batch of 8 in two updates' halves, and at once."""
+  net, whole = Plain(), batch(8)
+  halves = [{name: rows[i::2] for name, rows in whole.items()} for i in range(2)]
+  states = []
+  for every, parts in ((2, halves), (1, [whole])):
+    tx = optim.make(
+      dataclasses.replace(PLAIN, accumulate=every, momentum=0.9), ("conv1", "fc"), lambda step: 0.1
+    )
+    state = make_state(jax.device_put(variables(net)), tx)
+    step = make_train_step(net, Classify(), tx, jax.random.key(1), PREPROCESS)
+    for _ in range(3):
+      for part in parts:
+        state, _ = step(state, part)
+    states.append(state.params)
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *states)
+
+
+class Plain(nn.Module):
+  """A convolution and a head, without norms."""
+
+  numerics: zoo.Numerics = zoo.Numerics()
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x = nn.relu(self.numerics.conv(8, 3, 4, name="conv1")(image))
+    return {"logits": self.numerics.dense(4, name="fc")(x.mean((1, 2)))}
+
+
+def test_stochastic_depth_leaves_branches_of_some_images_out():
+  x, branch = jnp.ones((4000, 2, 2, 3)), layers.DropPath(0.25)
+  drop = partial(branch.apply, {}, x, rngs={"dropout": jax.random.key(0)})
+  np.testing.assert_array_equal(drop(train=False), x)
+  y = np.asarray(drop(train=True))
+  kept = y[:, 0, 0, 0] > 0
+  assert kept.mean() == pytest.approx(0.75, abs=0.03)
+  np.testing.assert_allclose(y, kept[:, None, None, None] * np.full_like(x, 1 / 0.75), rtol=1e-6)
 
 
 def test_released_stages_begin_where_the_schedule_is():

@@ -155,9 +155,7 @@ def run(config: Config, job: Job) -> Outcome:
     SystemExit: with status 0, after SIGTERM, when the state is saved.
   """
   folder = Path(config.workdir)
-  mesh = meshes.make(config.mesh)
-  if config.batch % mesh.size:
-    raise ValueError(f"--batch={config.batch} cannot be split over {mesh.size} devices")
+  mesh = meshes.make(config.mesh, batch=config.batch)
   total, per_epoch, held_out = job.total, job.per_epoch, _held_out(job)
   traced = pace.updates(config.profile, total)
   start_of_run, pictures = time.perf_counter(), "image" in job.task.inputs

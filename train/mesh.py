@@ -17,13 +17,19 @@ AXES = ("data", "fsdp")
 SMALL = 4096  # numbers; to gather an array of fewer costs more than to keep it everywhere
 
 
-def make(shape: Sequence[str] = (), devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make(
+  shape: Sequence[str] = (), devices: Sequence[jax.Device] | None = None, *, batch: int = 0
+) -> Mesh:
   """The mesh that `shape` describes, such as ("data:4", "fsdp:2"); all on "data" if empty.
 
   `Mesh` has Auto axes, which Flax's layers need; `jax.make_mesh` has not.
 
+  Args:
+    batch: rows that will be split over it; 0 asks nothing.
+
   Raises:
-    ValueError: the sizes are no numbers, name other axes, or do not multiply to all devices.
+    ValueError: the sizes are no numbers, name other axes, or do not multiply to all devices; or
+      these cannot share the batch evenly.
   """
   devices = np.array(devices or jax.devices())
   sizes = _sizes(shape) if shape else {"data": devices.size}
@@ -31,6 +37,11 @@ def make(shape: Sequence[str] = (), devices: Sequence[jax.Device] | None = None)
     raise ValueError(
       f"--mesh={','.join(shape)} is for {math.prod(sizes.values())} devices; there are "
       f"{devices.size}: wanted sizes whose product is that, such as data:{devices.size}"
+    )
+  if batch % devices.size:
+    raise ValueError(
+      f"--batch={batch} cannot be split over {devices.size} devices: wanted a multiple, such as "
+      f"{-(-batch // devices.size) * devices.size}"
     )
   return Mesh(devices.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
 

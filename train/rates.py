@@ -35,7 +35,7 @@ def find(
   rate = lambda step: LOWEST * growth**step
   config = dataclasses.replace(config, ema=0.0)
   job = dataclasses.replace(job, tx=make_tx(rate))
-  mesh = meshes.make(config.mesh)
+  mesh = meshes.make(config.mesh, batch=config.batch)
   state = loop.begin(config, job, mesh)
   step = make_train_step(
     job.model, job.task, job.tx, jax.random.key(config.seed), job.record.preprocess,
