@@ -212,7 +212,8 @@ def test_every_checkpoint_is_a_sound_row():
   assert faults == []
 
 
-# Whose originals are the files, tests/test_real_graphs.py, or another's code, tests/test_slim.py.
+# Whose originals are the files, tests/test_real_graphs.py and tests/test_caffe_networks.py, or
+# another's code, tests/test_slim.py.
 RUNTIMES = {"onnx", "tflite", "caffe", "slim"}
 
 

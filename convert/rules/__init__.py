@@ -30,6 +30,7 @@ PYTORCHCV_RENAMES = (
   (r"^output\.(fc\.)?", "fc."),
   *TORCH_RENAMES,
 )
+CAFFE_BLOBS = ((r"/0$", "/weight"), (r"/1$", "/bias"))  # of a layer without a norm
 SLIM_LEAVES = dict(KERAS_LEAVES)  # a mapping of its own: Keras reads no file of these names
 SLIM_ASIDE = (  # what training leaves beside the weights
   (r"^(global_step|.*/(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage))$", ""),

@@ -1,7 +1,7 @@
 """AlexNet: positions in `nn.Sequential` to the 2012 names."""
 
 from convert.engine import KERAS_LEAVES, Rules, chw_to_hwc, keras_layout
-from convert.rules import TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 TORCHVISION = (
   ("features.0", "conv1"), ("features.3", "conv2"), ("features.6", "conv3"),
@@ -14,12 +14,12 @@ PYTORCHCV = (
   ("features.stage3.unit3.conv", "conv5"),
   ("output.fc1.fc", "fc6"), ("output.fc2.fc", "fc7"), ("output.fc3", "fc8"),
 )  # fmt: skip
+FLATTEN = (("params/fc6/kernel", chw_to_hwc(256, 6, 6)),)
 
 
 def _rules(names) -> Rules:
   renames = tuple((rf"^{theirs}\.(?=[wb])", rf"{ours}/") for theirs, ours in names)
-  flatten = (("params/fc6/kernel", chw_to_hwc(256, 6, 6)),)
-  return Rules(renames + TORCH_RENAMES, operations=flatten)
+  return Rules(renames + TORCH_RENAMES, operations=FLATTEN)
 
 
 LPIPS = Rules(  # Flax's own counting; the metric's weights on top are dropped
@@ -32,6 +32,7 @@ LPIPS = Rules(  # Flax's own counting; the metric's weights on top are dropped
 )
 SLIM = slim((r"^alexnet_v2/", ""), heads="fc[678]")
 RULES = {
+  "caffe": Rules(CAFFE_BLOBS, operations=FLATTEN),
   "slim": SLIM,
   "lpips": LPIPS,
   "torchvision": _rules(TORCHVISION),

@@ -1,7 +1,7 @@
 """SqueezeNet: positions in `nn.Sequential` to the paper's names."""
 
 from convert.engine import Rules
-from convert.rules import TORCH_RENAMES
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES
 
 # Positions of fire2 to fire9 among torchvision's features.
 POSITIONS = {
@@ -34,7 +34,9 @@ ONNX = Rules((
   (r"^reshape_attr_.*", ""),
   (r"^squeezenet0_conv(\d+)_", lambda m: f"{LAYERS[int(m[1])]}/"),
 ))  # fmt: skip
+CAFFE = Rules(((r"/squeeze1x1/", "/squeeze/"), *CAFFE_BLOBS))  # the authors' release
 RULES = {f"torchvision:{v}": _torchvision(p) for v, p in POSITIONS.items()} | {
   "pytorchcv:squeezenet1_0": PYTORCHCV,
+  "caffe": CAFFE,
   "onnx": ONNX,
 }

@@ -1,7 +1,7 @@
-"""VGG: positions in `nn.Sequential`, and Keras's blocks, to the authors' names."""
+"""VGG: positions in `nn.Sequential` and Keras's blocks to the names of the authors, as in Caffe."""
 
 from convert.engine import KERAS_LEAVES, Rules, chw_to_hwc, flatten_conv, keras_layout
-from convert.rules import TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2,) * 5, "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
 FC6 = "params/fc6/kernel"
@@ -68,8 +68,10 @@ FEATURES = Rules((
   (r"^features\.(\d+)\.", lambda m: f"{positions(DEPTHS['16'], False)[int(m[1])]}."),
   *TORCH_RENAMES,
 ))  # fmt: skip
+CAFFE = Rules(CAFFE_BLOBS, operations=((FC6, chw_to_hwc(512, 7, 7)),))
 SLIM = slim((r"^vgg_(?:a|16|19)/(?:conv\d/)?", ""), heads="fc[678]")
 RULES = {
+  "caffe": CAFFE,
   "keras": KERAS,
   "pytorchcv": PYTORCHCV,
   "slim": SLIM,

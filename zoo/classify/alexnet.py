@@ -84,6 +84,10 @@ WEIGHTS = {
     "alexnet", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.485/alexnetb-1747-ac887bf7.pth.zip",
     "", "MIT", Preprocess(), 60.26, 82.53, fields={"ceil": True}),
+  "alexnet_caffe.bvlc": Weights(  # published over an open line, too, which nothing vouches for
+    "alexnet_caffe", "caffe", "https://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel", "",
+    "unrestricted", Preprocess(227, 256, mean=(104 / 255, 117 / 255, 123 / 255),
+                               std=(1 / 255,) * 3, channels="BGR", squash=True), 57.1, 80.2),
   "alexnet_lrn.pcv": Weights(
     "alexnet_lrn", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.481/alexnet-1664-2768cdb3.pth.zip",

@@ -84,6 +84,13 @@ WEIGHTS = {
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.128/"
     "squeezenet_v1_0-1766-afdbcf1a.pth.zip",
     "", "MIT", Preprocess(), 60.71, 82.34),
+  **{f"squeezenet{v.replace('.', '_')}.caffe": Weights(
+    f"squeezenet{v.replace('.', '_')}", "caffe",
+    f"https://raw.githubusercontent.com/forresti/SqueezeNet/master/SqueezeNet_v{v}/"
+    f"squeezenet_v{v}.caffemodel", "", "BSD-2-Clause",
+    Preprocess(227, 256, mean=(104 / 255, 117 / 255, 123 / 255), std=(1 / 255,) * 3,
+               channels="BGR", squash=True))
+    for v in ("1.0", "1.1")},
   # The ONNX model zoo's of 2018, within the sources of a Python package.
   "squeezenet1_1.onnx": Weights(
     "squeezenet1_1", "onnx",

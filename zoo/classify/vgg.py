@@ -57,6 +57,7 @@ STAGES = (*(f"conv{s}_.*|bn{s}_.*" for s in range(1, 6)), "fc6|fc7", "fc8")
 
 TORCH = "https://download.pytorch.org/models/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+OXFORD = "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
 CAFFE_PIXELS = Preprocess(  # 0..255 minus the mean, BGR
   mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=(1 / 255,) * 3, channels="BGR"
 )
@@ -86,6 +87,9 @@ WEIGHTS = {
   "vgg19.keras": Weights(
     "vgg19", "keras", f"{KERAS}vgg19/vgg19_weights_tf_dim_ordering_tf_kernels.h5", "",
     "CC-BY-4.0", CAFFE_PIXELS, 71.3, 90.0),
+  **{f"{v}.caffe": Weights(
+    v, "caffe", f"{OXFORD}VGG_ILSVRC_{v[3:]}_layers.caffemodel", "", "CC-BY-4.0", CAFFE_PIXELS)
+    for v in ("vgg16", "vgg19")},
   "vgg16_bn.pcv": Weights(
     "vgg16_bn", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.359/bn_vgg16-0779-0f570b92.pth.zip",
