@@ -1,0 +1,141 @@
+"""Caffe's networks by their authors' names of layers: OpenCV runs them beside ours."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from convert import engine, readers, rules
+from tests import graphs, opencv4, parity
+import zoo
+from zoo import catalog
+
+RNG = np.random.default_rng(0)
+
+
+class Net:
+  """A network as text, layer upon layer, and its random blobs."""
+
+  def __init__(self, size: int):
+    self.text = [f'input: "data" input_dim: 1 input_dim: 3 input_dim: {size} input_dim: {size}']
+    self.layers, self.top, self.channels = [], "data", 3
+
+  def add(self, kind: str, name: str, params: str = "", bottoms=(), top: str = "") -> None:
+    bottoms, top = bottoms or (self.top,), top or name
+    wires = "".join(f' bottom: "{bottom}"' for bottom in bottoms)
+    self.text.append(f'layer {{ name: "{name}" type: "{kind}"{wires} top: "{top}" {params} }}')
+    self.top = top
+
+  def relu(self, name: str) -> None:
+    self.add("ReLU", f"relu_{name}", top=self.top)
+
+  def blobs(self, kind: str, name: str, shape: tuple[int, ...]) -> None:
+    weight = RNG.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
+    pairs = (weight, shape), (0.1 * RNG.normal(size=shape[0]), shape[:1])
+    made = [graphs.blob(a.astype("<f4").tobytes(), dims) for a, dims in pairs]
+    self.layers.append(graphs.layer(*made, name=name.encode(), kind=kind.encode()))
+
+  def conv(self, name: str, out: int, kernel: int, stride=1, pad=0, group=1, bottom="") -> None:
+    self.add(
+      "Convolution", name,
+      f"convolution_param {{ num_output: {out} kernel_size: {kernel} stride: {stride} pad: {pad} "
+      f"group: {group} }}", (bottom,) if bottom else (),
+    )  # fmt: skip
+    self.blobs("Convolution", name, (out, self.channels // group, kernel, kernel))
+    self.relu(name)
+    if not bottom:
+      self.channels = out
+
+  def pool(self, name: str, kernel: int = 3) -> None:
+    self.add(
+      "Pooling", name, f"pooling_param {{ pool: MAX kernel_size: {kernel} stride: 2 }}"
+    )  # fmt: skip
+
+  def dense(self, name: str, out: int, cells: int = 1) -> None:
+    self.add("InnerProduct", name, f"inner_product_param {{ num_output: {out} }}")
+    self.blobs("InnerProduct", name, (out, cells * self.channels))
+    self.channels = out
+
+  def write(self, folder: Path) -> tuple[Path, Path]:
+    files = folder / "net.prototxt", folder / "net.caffemodel"
+    files[0].write_text("\n".join(self.text))
+    files[1].write_bytes(graphs.caffe(*self.layers))
+    return files
+
+
+def vgg(depths, widths) -> Net:
+  net = Net(224)
+  for s, (depth, width) in enumerate(zip(depths, widths), start=1):
+    for i in range(1, depth + 1):
+      net.conv(f"conv{s}_{i}", width, 3, pad=1)
+    net.pool(f"pool{s}", 2)
+  return classified(net, 49)
+
+
+def classified(net: Net, cells: int) -> Net:
+  net.dense("fc6", 64, cells)
+  net.relu("fc6")
+  net.dense("fc7", 64)
+  net.relu("fc7")
+  net.dense("fc8", 10)
+  return net
+
+
+def alexnet(widths) -> Net:
+  net = Net(227)
+  kernels, pads, groups = (11, 5, 3, 3, 3), (0, 2, 1, 1, 1), (1, 2, 1, 2, 2)
+  for i, (width, kernel, pad, group) in enumerate(zip(widths, kernels, pads, groups), start=1):
+    net.conv(f"conv{i}", width, kernel, 4 if i == 1 else 1, pad, group)
+    if i < 3:
+      net.add("LRN", f"norm{i}", "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }")
+    if i in (1, 2, 5):
+      net.pool(f"pool{i}")
+  return classified(net, 36)
+
+
+def squeezenet(width: int, kernel: int, pools: tuple[int, ...]) -> Net:
+  net = Net(131)
+  net.conv("conv1", width, kernel, 2)
+  for i in range(2, 10):
+    if i in pools:
+      net.pool(f"pool{i - 1}")
+    squeeze = 16 * (i // 2)
+    net.conv(f"fire{i}/squeeze1x1", squeeze, 1)
+    sides = [f"fire{i}/expand1x1", f"fire{i}/expand3x3"]
+    for pad, side in enumerate(sides):
+      net.conv(side, 4 * squeeze, 2 * pad + 1, pad=pad, bottom=f"fire{i}/squeeze1x1")
+    net.add("Concat", f"fire{i}/concat", "", sides)
+    net.channels = 8 * squeeze
+  net.conv("conv10", 10, 1)
+  net.add("Pooling", "pool10", "pooling_param { pool: AVE global_pooling: true }")
+  return net
+
+
+VGG, ALEXNET = (8, 16, 24, 32, 512), (8, 16, 24, 24, 256)  # fc6 flattens as many as published
+THIN = {
+  "vgg16.caffe": (lambda: vgg((2, 2, 3, 3, 3), VGG), {"widths": VGG, "hidden": 64}),
+  "vgg19.caffe": (lambda: vgg((2, 2, 4, 4, 4), VGG), {"widths": VGG, "hidden": 64}),
+  "alexnet_caffe.bvlc": (lambda: alexnet(ALEXNET), {"widths": ALEXNET, "hidden": 64}),
+  "squeezenet1_0.caffe": (lambda: squeezenet(96, 7, (2, 5, 9)), {}),
+  "squeezenet1_1.caffe": (lambda: squeezenet(64, 3, (2, 4, 6)), {}),
+}
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_equals_opencv(name, tmp_path):
+  made, fields = THIN[name]
+  files = made().write(tmp_path)
+  row, arrays = catalog.WEIGHTS[name], readers.read(files[1])
+  model = zoo.create(name, num_classes=10, **fields)
+  family = catalog.FAMILY[row.variant].__name__.rpartition(".")[2]
+  rule = rules.of(family, row.dialect, row.variant)
+  size = 131 if "squeezenet" in name else row.preprocess.size
+  variables = engine.convert(arrays, zoo.shapes(model, size=size), rule)
+  parity.check_way_back(arrays, variables, rule)
+  image = 50 * RNG.normal(size=(1, size, size, 3)).astype(np.float32)  # so that LRN matters
+  want = opencv4.forward(tmp_path, "readNetFromCaffe", files, image.transpose(0, 3, 1, 2))
+  apply = jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"])
+  got, want = np.asarray(apply(variables, image)), want.reshape(1, 10)
+  assert np.abs(want).max() > 1e-3
+  assert np.abs(got - want).max() / np.abs(want).max() < 1e-4
