@@ -93,7 +93,7 @@ def test_another_command_in_its_workdir(first, photos, cache):
 def test_bad_flags_are_told_before_any_compilation(photos, cache, tmp_path, flags, text):
   done = subprocess.run(
     photographs.command(f"--data={photos}", f"--workdir={tmp_path}/run", "--batch=8", *flags),
-    capture_output=True, text=True, timeout=60, env=photographs.environment(cache) | {
+    capture_output=True, text=True, timeout=300, env=photographs.environment(cache) | {
       "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_LOG_COMPILES": "1",
     },
   )  # fmt: skip
@@ -139,6 +139,9 @@ def test_flags_of_a_recipe_reach_what_they_change(photos):
   assert prepared(photos, model="efficientnet_lite0", drop_path=0.2).model.drop_path == 0.2
   with pytest.raises(ValueError, match="--drop_path: vgg11 has no such layers"):
     prepared(photos, model="vgg11", drop_path=0.1)
+  assert prepared(photos, model="googlenet", aux=0.3).task.aux == 0.3
+  with pytest.raises(ValueError, match="--aux: vgg11 has no auxiliary heads"):
+    prepared(photos, model="vgg11", aux=0.3)
   assert prepared(photos).task.weights == ()
   weights = np.array(prepared(photos, balance="loss").task.weights)
   labels = datasets.load(photos).splits["train"].labels

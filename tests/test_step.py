@@ -482,10 +482,11 @@ def test_optimizers_lower_the_loss(optimizer):
 
 def test_rmsprop_is_tensorflows():
   """One update by hand: ms = 0.9 + 0.1 g^2, step = lr g / sqrt(ms + 1e-3)."""
-  moved = updated(dataclasses.replace(PLAIN, optimizer="rmsprop"), [2.0])
-  np.testing.assert_allclose(
-    list(moved.values()), [-2 / math.sqrt(0.9 + 0.4 + 1e-3)] * 4, rtol=1e-6
-  )
+  for eps in (1e-3, 1.0):
+    moved = updated(dataclasses.replace(PLAIN, optimizer="rmsprop", eps=eps), [2.0])
+    np.testing.assert_allclose(
+      list(moved.values()), [-2 / math.sqrt(0.9 + 0.4 + eps)] * 4, rtol=1e-6
+    )
 
 
 def test_step_and_linear_schedules():
@@ -522,6 +523,20 @@ def test_each_class_for_itself():
   assert loss(mixed) == pytest.approx(by_hand(np.array([1, 1, 0])), rel=1e-5)
   mixed = rows | {"other": jnp.array([0]), "share": jnp.array([0.9])}
   assert loss(mixed) == pytest.approx(by_hand(np.array([0, 1, 0])), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_auxiliary_heads_add_to_the_loss(kind):
+  logits = jnp.array(np.random.default_rng(0).normal(size=(3, 2, 5)), jnp.float32)
+  rows = {"label": jnp.array([0, 4, 2]), "other": jnp.array([1, 4, 0]), "share": jnp.full(3, 0.7)}
+  loss = lambda aux=0.0, **out: Classify(kind, 0.1, aux=aux).terms(out, rows)["loss"][0]
+  first, second = (loss(logits=logits[:, i]) for i in range(2))
+  of_two = loss(0.3, logits=logits[:, 0], aux_logits=logits)
+  np.testing.assert_allclose(of_two, 1.3 * first + 0.3 * second, rtol=1e-5)
+  of_one = loss(0.4, logits=logits[:, 0], aux_logits=logits[:, 1])
+  np.testing.assert_allclose(of_one, first + 0.4 * second, rtol=1e-5)
+  np.testing.assert_array_equal(loss(logits=logits[:, 0], aux_logits=logits), first)
+  np.testing.assert_array_equal(loss(0.4, logits=logits[:, 0]), first)
 
 
 def test_label_smoothing():

@@ -41,6 +41,10 @@ class Config:
     0.0, "Label smoothing: the share of the target that all classes get alike.",
     lower_bound=0.0, upper_bound=1.0,
   )  # fmt: skip
+  aux: float = option(
+    0.0, "Weight of the loss of each auxiliary head, where the model has some, such as 0.4; 0 for "
+    "none.", lower_bound=0.0,
+  )  # fmt: skip
   mixup: float = option(
     0.0, "Alpha of mixup's beta distribution, such as 0.2; 0 for none.", lower_bound=0.0
   )
@@ -133,6 +137,9 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     fields={**origin.fields, "num_classes": len(data.classes)},
     provenance={**origin.provenance, "from": config.model, "data": config.data},
   )  # fmt: skip
+  model = zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields})
+  if own.aux and not getattr(model, "aux", False):
+    raise ValueError(f"--aux: {config.model} has no auxiliary heads")
   job = loop.Job(
     name="classify",
     task=Classify(
@@ -141,9 +148,10 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
       class_weights(data.splits["train"].labels, len(data.classes))
       if own.balance == "loss"
       else (),
+      aux=own.aux,
       best=own.best,
     ),
-    model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
+    model=model,
     record=record,
     weights=None if config.model in catalog.VARIANTS else partial(weights, config, fields),
     total=total,
@@ -176,7 +184,7 @@ def contradictions(config: loop.Config, optimizer: optim.Config, own: Config) ->
     f"--{name}={getattr(part, name)} and --cache_features do not go together: {why}"
     for part, names, why in (
       (own, VIEWS, "every image is seen once, as evaluation sees it"),
-      (own, ("dropout", "drop_path"), "the head alone runs while it is trained"),
+      (own, ("dropout", "drop_path", "aux"), "the head alone runs while it is trained"),
       (optimizer, ("freeze", "unfreeze", "layer_decay"), "all but the head is held anyway"),
       (config, ("remat",), "the head alone runs while it is trained"),
       (own, ("find_lr",), "no features are kept without a run"),

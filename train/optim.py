@@ -32,6 +32,9 @@ class Config:
   momentum: float = option(
     0.9, "Of sgd and rmsprop; the first beta of adamw and lamb.", lower_bound=0.0, upper_bound=1.0
   )
+  eps: float = option(
+    1e-3, "Of rmsprop: added to the mean square of the gradients, under the root.", lower_bound=0.0
+  )
   schedule: str = option(
     "cosine", "After the warm-up: cosine or linear to 0, steps at --drop_at, exponential to --drop "
     "of the peak, or constant.",
@@ -231,7 +234,7 @@ def _one(config: Config, rate: Callable) -> optax.GradientTransformation:
     return optax.lamb(rate, b1=config.momentum, weight_decay=config.wd, mask=kernels)
   if config.optimizer == "rmsprop":  # of TensorFlow: the mean square begins at 1, eps in the root
     one = optax.rmsprop(
-      rate, decay=0.9, eps=1e-3, initial_scale=1.0, eps_in_sqrt=True, momentum=config.momentum
+      rate, decay=0.9, eps=config.eps, initial_scale=1.0, eps_in_sqrt=True, momentum=config.momentum
     )
   else:
     one = optax.sgd(rate, momentum=config.momentum, nesterov=True)

@@ -19,6 +19,7 @@ class Classify:
   weights: tuple[float, ...] = ()  # of the classes, in the loss and its mean; () for all alike
   inputs: tuple[str, ...] = ("image",)
   target: str = "label"
+  aux: float = 0.0  # weight of each head of "aux_logits" [b c] or [b heads c], in training
   best: str = "top1"  # or "loss": what tells the better of two evaluations; the other breaks ties
 
   def terms(self, out, batch):
@@ -36,14 +37,20 @@ class Classify:
     one = jnp.ones(label.shape, jnp.float32)
     if self.loss == "sigmoid":  # mixed classes are both there (arXiv:2110.00476)
       wanted = (wanted > PRESENT).astype(jnp.float32) if "other" in batch else wanted
-      loss = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wanted), -1)
-    else:
-      loss = optax.softmax_cross_entropy(logits, wanted)
+    loss = self._loss(logits, wanted)
+    if self.aux and "aux_logits" in out:
+      heads = out["aux_logits"].astype(jnp.float32).reshape(len(label), -1, logits.shape[-1])
+      loss += self.aux * jnp.sum(self._loss(heads, wanted[:, None]), -1)
     return {
       "loss": (loss * weight, one * weight),
       "top1": ((rank < 1).astype(jnp.float32), one),
       "top5": ((rank < 5).astype(jnp.float32), one),
     }
+
+  def _loss(self, logits, wanted):
+    if self.loss == "sigmoid":
+      return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, wanted), -1)
+    return optax.softmax_cross_entropy(logits, wanted)
 
   def predict(self, out):
     return {"probs": jax.nn.softmax(out["logits"].astype(jnp.float32))}
