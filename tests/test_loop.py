@@ -1,7 +1,9 @@
 """The loop with a toy network: starts, checkpoints, the best and the last, logs, full disks."""
 
+import contextlib
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -285,6 +287,21 @@ def test_an_input_that_is_the_bottleneck_is_said_once(tmp_path):
   assert waits[:3] == [0] * 3 and waits[-1] >= 0.02
   progress.close()
   log.close()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_is_for_terminals(tmp_path, monkeypatch, terminal):
+  screen = io.StringIO()
+  screen.isatty = lambda: terminal
+  monkeypatch.setattr("sys.stdout", screen)
+  with contextlib.closing(metrics.Log(tmp_path, 0, per_epoch=10)) as log:
+    progress = metrics.Progress(log, lambda step: 0.1, start=2, total=8, batch=4, every=99)
+    progress.ran(3, {"loss": (np.float32(6), np.float32(4))})
+    progress.drain()
+    progress.say(3, {"val": {"top1": 0.5}})
+    progress.close()
+  assert "step 3/8  |  train loss 1.500  |  val top1 50.0%" in screen.getvalue()
+  assert ("/32" in screen.getvalue()) == terminal  # images
 
 
 def test_one_process_at_a_time(finished):

@@ -480,6 +480,18 @@ def test_optimizers_lower_the_loss(optimizer):
   assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_lamb_moves_in_proportion_to_the_weights(weight):
+  params = {"fc": {"kernel": jnp.full((2, 2), weight)}}
+  moved = {}
+  for optimizer in ("adamw", "lamb"):
+    config = dataclasses.replace(PLAIN, optimizer=optimizer)
+    tx = optim.make(config, STAGES, optax.constant_schedule(0.1))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    moved[optimizer] = float(updates["fc"]["kernel"].mean())
+  assert moved == pytest.approx({"adamw": -0.1, "lamb": -0.1 * weight}, rel=1e-4)
+
+
 def test_rmsprop_is_tensorflows():
   """One update by hand: ms = 0.9 + 0.1 g^2, step = lr g / sqrt(ms + 1e-3)."""
   for eps in (1e-3, 1.0):
