@@ -27,6 +27,23 @@ def test_a_published_network():
   assert found[0].form.dialect in ("torchvision", "timm") and found[0].prefix == ""
 
 
+def test_norms_that_an_exporter_folded():
+  names = {}
+  for k, v in shapes_of("resnet18", num_classes=7).items():
+    if len(v) == 4:
+      names |= {k: v, k.replace("weight", "bias"): v[:1]}
+    elif k.startswith("fc"):
+      names[k] = v
+  [best, *_] = identify.identify(names)
+  assert not best.faults and not best.own_head and best.form.variant == "resnet18"
+  assert "7 classes, 20 norms folded" in str(best)
+
+
+def test_what_never_had_norms_has_none_folded():
+  found = [f for f in identify.identify(shapes_of("vgg11")) if not f.faults]
+  assert [(f.form.variant, f.folded) for f in found] == [("vgg11", 0)]
+
+
 def test_other_classes_behind_a_prefix():
   names = {f"module.{k}": v for k, v in shapes_of("resnet101", num_classes=7).items()}
   [best, *_] = identify.identify(names)

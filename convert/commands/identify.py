@@ -17,12 +17,13 @@ import numpy as np
 
 from convert import engine, readers, rules
 import zoo
-from zoo import catalog
+from zoo import catalog, layers
 from zoo.weights import in_channels
 
 SAMPLE = 80  # names that the first sieve looks at
 TRACED = 4  # networks that the last one looks at
 PREFIXES = 3  # modules around modules
+FOLDED = 0.01  # how far a file is that has another number of arrays because it has no norms
 Shapes = Mapping[str, tuple[int, ...]]
 with open(Path(__file__).with_name("sizes.csv")) as file:
   # Arrays and numbers of classifiers without their heads; tests/test_contract.py compares them.
@@ -50,11 +51,13 @@ class Finding:
   faults: tuple[str, ...]  # in the body of the network; none is a fit
   classes: int | None
   own_head: tuple[str, ...]  # arrays that are no part of the network
+  folded: int = 0  # norms that the file's convolutions have taken in
 
   def __str__(self):
     head = f"{self.classes} classes" if self.classes else "no head"
     prefix = f", all behind {self.prefix!r}" if self.prefix else ""
-    return f"{self.form.variant} in the names of {self.form.dialect}, {head}{prefix}"
+    folded = f", {self.folded} norms folded" if self.folded else ""
+    return f"{self.form.variant} in the names of {self.form.dialect}, {head}{folded}{prefix}"
 
 
 def show(path: Path) -> int:
@@ -102,10 +105,12 @@ def identify(shapes: Shapes) -> list[Finding]:
       continue
     if key not in targets:
       pixels = form.pixels
-      targets[key] = zoo.shapes(
-        zoo.create(form.variant, **form.fields), size=pixels.size, channels=in_channels(pixels)
-      )
-    finding = account(inner[prefix], targets[key], form, prefix)
+      with layers.norms_behind() as norms:
+        target = zoo.shapes(
+          zoo.create(form.variant, **form.fields), size=pixels.size, channels=in_channels(pixels)
+        )
+      targets[key] = target, norms
+    finding = account(inner[prefix], *targets[key], form, prefix)
     others = tuple(name for name in shapes if not name.startswith(prefix))
     finding = dataclasses.replace(finding, own_head=finding.own_head + others)
     findings.append(finding)
@@ -167,7 +172,7 @@ def _key(fields: Mapping) -> str:
 
 def _near(inner: Mapping[str, Shapes]) -> Iterator[tuple[float, str, Form]]:
   """(distance, prefix, form) of what passes the two first sieves."""
-  known: dict[tuple, tuple[float, int, int] | None] = {}
+  known: dict[tuple, tuple[float, int, int, bool] | None] = {}
   for prefix, shapes in inner.items():
     for form in forms():
       stages = zoo.stages(form.variant)
@@ -179,19 +184,21 @@ def _near(inner: Mapping[str, Shapes]) -> Iterator[tuple[float, str, Form]]:
         known[key] = _measured(shapes, form.rules, stages) if passed else None
       if known[key] is None:
         continue
-      share, arrays, numbers = known[key]
+      share, arrays, numbers, normed = known[key]
       size = SIZES.get(form.variant)
       if size is None or not arrays:
         yield 2 - share + len(form.variant) * 1e-6, prefix, form
       else:
-        apart = abs(math.log(arrays / size[0])) + abs(math.log(numbers / size[1]))
-        yield round(1 - share + apart, 4), prefix, form
+        more = abs(math.log(arrays / size[0]))
+        more = more if normed else min(more, FOLDED)
+        yield round(1 - share + more + abs(math.log(numbers / size[1])), 4), prefix, form
 
 
-def _measured(shapes: Shapes, own: engine.Rules, stages) -> tuple[float, int, int]:
-  """(share of the names that belong to a family, its arrays and numbers without the head)."""
+def _measured(shapes: Shapes, own: engine.Rules, stages) -> tuple[float, int, int, bool]:
+  """(share of the names that belong to a family, its arrays and numbers without the head, whether
+  any is a norm's statistic)."""
   body, head = re.compile("|".join(f"(?:{s})" for s in stages[:-1])), re.compile(stages[-1])
-  kept, fit, arrays, numbers = 0, 0, 0, 0
+  kept, fit, arrays, numbers, normed = 0, 0, 0, 0, False
   renamed = engine.recount(shapes, own.counted)
   for name, shape in shapes.items():
     path, leaf = own.place(renamed[name], ())
@@ -200,23 +207,28 @@ def _measured(shapes: Shapes, own: engine.Rules, stages) -> tuple[float, int, in
     kept += 1
     if leaf not in own.leaves:
       continue
+    normed |= own.leaves[leaf][0].startswith("batch_stats/")
     top = path.partition("/")[0]
     if body.fullmatch(top):
       fit, arrays, numbers = fit + 1, arrays + 1, numbers + math.prod(shape)
     elif head.fullmatch(top):
       fit += 1
-  return fit / max(kept, 1), arrays, numbers
+  return fit / max(kept, 1), arrays, numbers, normed
 
 
-def account(shapes: Shapes, target, form: Form, prefix: str) -> Finding:
+def account(shapes: Shapes, target, norms: engine.Norms, form: Form, prefix: str) -> Finding:
   """How the arrays fill a network; what becomes of its head is no fault."""
   want = traverse_util.flatten_dict(target, sep="/")
   head = re.compile(zoo.stages(form.variant)[-1])
   renamed = engine.recount(shapes, form.rules.counted)
+  folded = engine.folded(shapes, target, form.rules, norms)
+  without = {norm for norm, _ in folded.values()}
   faults, got, own_head, classes = [], set(), [], None
   for name, shape in shapes.items():
     path, leaf = form.rules.place(renamed[name], want)
     if not path:
+      continue
+    if path not in want and path.removesuffix("/bias").removeprefix("params/") in folded:
       continue
     if path not in want or path in got:
       own_head.append(f"{name} {shape}")
@@ -227,12 +239,16 @@ def account(shapes: Shapes, target, form: Form, prefix: str) -> Finding:
       classes = ours[-1]
     elif ours != want[path].shape and not _other_channels(ours, want[path].shape):
       faults.append(f"shape   {path} {want[path].shape} <- {name} {shape}")
-  missing = [path for path in want.keys() - got if not head.fullmatch(path.split("/")[1])]
+  missing = [
+    path for path in want.keys() - got
+    if not head.fullmatch(path.split("/")[1])
+    and path.partition("/")[2].rpartition("/")[0] not in without
+  ]  # fmt: skip
   faults += [f"missing {path} {want[path].shape}" for path in sorted(missing)]
   # What is left over is somebody's head, if it is little; otherwise this is another network.
   if len(own_head) > 0.1 * len(want) and not prefix:
     faults += [f"unused  {row}" for row in own_head]
-  return Finding(form, prefix, tuple(faults), classes, tuple(own_head))
+  return Finding(form, prefix, tuple(faults), classes, tuple(own_head), len(folded))
 
 
 def _laid_out(shape, path: str, leaf: str, own: engine.Rules, like) -> tuple[int, ...]:
