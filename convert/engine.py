@@ -288,11 +288,17 @@ def back(
 # The few true operations on arrays, with what undoes them.
 
 
+def root(var: np.ndarray, eps: float) -> np.ndarray:
+  """What a batch norm divides by; an epsilon that is no common one says it itself."""
+  return eps.root(var) if hasattr(eps, "root") else np.sqrt(var + var.dtype.type(eps))
+
+
 def identity(norm: str, eps: float, want: Mapping) -> dict[str, np.ndarray]:
-  """The arrays of a batch norm that changes nothing, to the last bit: root(var + eps) is 1."""
-  one, eps = np.float32(1), np.float32(eps)
-  near = (one - eps, np.nextafter(one - eps, 0), np.nextafter(one - eps, one))
-  var = next(v for v in near if v + eps == one)
+  """The arrays of a batch norm that changes nothing, to the last bit: it divides by 1."""
+  one, added = np.float32(1), hasattr(eps, "root")
+  near = np.float32((1 - eps) ** 2 if added else 1 - eps)
+  near = (near, np.nextafter(near, np.float32(0)), np.nextafter(near, one))
+  var = next(v for v in near if (eps.root(v) if added else v + np.float32(eps)) == one)
   paths = {
     f"params/{norm}/scale": one, f"params/{norm}/bias": np.float32(0),
     f"batch_stats/{norm}/mean": np.float32(0), f"batch_stats/{norm}/var": var,
@@ -311,7 +317,7 @@ def fold(
 
   def line(norm, eps):  # x * scale + bias
     mean, var = (out.pop(f"batch_stats/{norm}/{name}") for name in ("mean", "var"))
-    scale = out.pop(f"params/{norm}/scale", np.float32(1)) / np.sqrt(var + var.dtype.type(eps))
+    scale = out.pop(f"params/{norm}/scale", np.float32(1)) / root(var, eps)
     return scale, mean, out.pop(f"params/{norm}/bias")
 
   for conv, (norm, eps) in folded.items():

@@ -1,4 +1,7 @@
-"""`zoo.fold`: one classifier of every family answers the same without its batch norms."""
+"""`zoo.fold`: a network answers the same without its batch norms.
+
+One classifier of every family, and some of the other tasks' with norms of their own.
+"""
 
 from functools import partial
 
@@ -12,24 +15,29 @@ from tests import cases, parity
 import zoo
 
 SIZE = 96
+OTHERS = ("yolov3_tiny", "ssd300_mobilenet_v1", "lraspp_mobilenet_v3_large", "craft", "crnn")
+NETWORKS = cases.smallest() | {name: (name, {}) for name in OTHERS}
 
 
-@pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
+@pytest.mark.parametrize(("name", "fields"), NETWORKS.values(), ids=NETWORKS)
 def test_a_folded_network_answers_the_same(name, fields):
+  reads = isinstance(zoo.preprocess(name), zoo.Line)
+  size, channels = ((32, 100), 1) if reads else ((SIZE, SIZE), 3)
   with jax.enable_x64(True):
     model = zoo.create(name, **{**fields, "plain": True, "dtype": jnp.float64})
-    variables = jax.tree.map(np.float64, parity.fresh(model, size=SIZE, spread=0.5))
-    folded = zoo.fold(model, variables, size=SIZE)
-    image = np.random.default_rng(1).normal(size=(2, SIZE, SIZE + 1, 3))
+    fresh = parity.fresh(model, size=size, channels=channels, spread=0.5)
+    variables = jax.tree.map(np.float64, fresh)
+    folded = zoo.fold(model, variables, size=size, channels=channels)
+    image = np.random.default_rng(1).normal(size=(2, size[0], size[1] + 32, channels))
 
     @partial(jax.jit, compiler_options=parity.QUICK_COMPILATION)
     def both(whole, less, image):
       return [m.apply(v, image, train=False) for m, v in ((model, whole), (folded[0], less))]
 
     want, got = jax.device_get(both(variables, folded[1], image))
-  assert got.keys() == want.keys()
-  for end, value in want.items():
-    np.testing.assert_allclose(got[end], value, rtol=0, atol=1e-9 * np.abs(value).max())
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(*map(jax.tree.leaves, (got, want))):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * np.abs(b).max())
   norms = set(traverse_util.flatten_dict(variables.get("batch_stats", {}), sep="/"))
   left = set(traverse_util.flatten_dict(folded[1].get("batch_stats", {}), sep="/"))
   assert not norms or len(left) < len(norms) / 4  # those of heads that only training runs

@@ -630,3 +630,22 @@ def test_one_device_equals_four():
   assert (one["devices"], four["devices"]) == (1, 4)
   np.testing.assert_allclose(four["losses"], one["losses"], rtol=1e-4)
   np.testing.assert_allclose(four["sums"], one["sums"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "xception41"])
+def test_stochastic_depth_rises_as_in_timm(name):
+  pytest.importorskip("torch", reason="torch is not installed (pip install .[references])")
+  parity.import_torchvision()  # before timm, which imports it
+  timm = pytest.importorskip("timm", reason="timm is not installed (pip install .[references])")
+  parts = timm.create_model(name, drop_path_rate=0.3).modules()
+  theirs = [m.drop_prob for m in parts if type(m).__name__ == "DropPath" and m.drop_prob]
+  ours = []
+
+  def watch(call, args, kwargs, context):
+    if isinstance(context.module, layers.DropPath) and context.module.rate:
+      ours.append(context.module.rate)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(watch):
+    zoo.shapes(zoo.create(name, drop_path=0.3), size=64)
+  assert theirs and ours == pytest.approx(theirs)

@@ -10,6 +10,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zoo.ops import conv as ops
 
@@ -163,6 +164,14 @@ class Numerics:
     )  # fmt: skip
 
 
+class AddedToRoot(float):
+  """An epsilon of darknet's: x / (sqrt(var) + eps), not x / sqrt(var + eps)."""
+
+  def root(self, var: np.ndarray) -> np.ndarray:
+    """What the norm divides by."""
+    return np.sqrt(var) + var.dtype.type(self)
+
+
 @contextlib.contextmanager
 def norm_calls() -> Iterator[list[tuple[str, float, str]]]:
   """Fills [(path of a batch norm, its epsilon, path of the convolution whose output it takes)].
@@ -177,7 +186,9 @@ def norm_calls() -> Iterator[list[tuple[str, float, str]]]:
     module, path = context.module, "/".join(context.module.path)
     if isinstance(module, Conv):
       outputs[id(y)] = path, y
-    elif isinstance(module, nn.BatchNorm):
+    elif isinstance(module, nn.BatchNorm) or isinstance(
+      getattr(module, "epsilon", None), AddedToRoot
+    ):
       calls.append((path, module.epsilon, outputs.get(id(args[0]), ("",))[0]))
     return y
 

@@ -11,8 +11,9 @@ from functools import partial
 
 from flax import linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from zoo.layers import Numerics, dilate
+from zoo.layers import DropPath, Numerics, dilate
 from zoo.ops.conv import every
 from zoo.weights import Preprocess, Weights
 
@@ -29,6 +30,7 @@ class Block(nn.Module):
   stride_first: bool = False  # in a bottleneck's first 1x1, not in the 3x3
   stride_last: bool = False  # the shortcut of a block that strides has no convolution for it
   bias: bool = False  # of the convolutions, beside the norms'
+  drop_path: float = 0.0
   numerics: Numerics = Numerics()
 
   @nn.compact
@@ -51,7 +53,7 @@ class Block(nn.Module):
       x = every(x, (self.stride, self.stride))
     elif self.stride > 1 or x.shape[-1] != out:
       x = norm(name="downsample_1")(conv(out, 1, self.stride, name="downsample_0")(x))
-    return n.act(x + y)
+    return n.act(x + DropPath(self.drop_path)(y, train=train))
 
 
 class ResNet(nn.Module):
@@ -67,6 +69,7 @@ class ResNet(nn.Module):
   bias: bool = False  # of the convolutions, beside the norms'
   ceil_pool: bool = False  # the first pool as Caffe's: no padding, the last window kept
   same_pool: bool = False  # or as TensorFlow's, where the rest pads as torch does
+  drop_path: float = 0.0  # of the last block; the first has none
   numerics: Numerics = Numerics()
 
   @nn.compact
@@ -81,6 +84,7 @@ class ResNet(nn.Module):
       numerics=n,
     )  # fmt: skip
     plan = dilate((2, 2, 2, 1) if self.stride_last else (1, 2, 2, 2), self.output_stride, 4)
+    rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
     for s, (depth, (stride, before, dilation)) in enumerate(zip(self.depths, plan), start=1):
       turn = depth - 1 if self.stride_last else 0  # the block that strides
       for i in range(depth):
@@ -89,6 +93,7 @@ class ResNet(nn.Module):
         x = block(
           self.width * 2 ** (s - 1), stride if i == turn else 1, name=f"layer{s}_{i}",
           dilation=(before if i <= turn else dilation, before if i < turn else dilation),
+          drop_path=next(rates),
         )(x, train=train)  # fmt: skip
       ends.setdefault(f"stage{s}", x)
     ends["pooled"] = jnp.mean(x, axis=(1, 2))

@@ -16,7 +16,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.layers import Numerics
+from zoo.layers import AddedToRoot, Numerics
 from zoo.ops import nms
 from zoo.ops.boxes import from_cxcywh
 from zoo.weights import Preprocess, Weights
@@ -91,6 +91,10 @@ class Norm(nn.Module):
 
   numerics: Numerics
 
+  @property
+  def epsilon(self) -> AddedToRoot:
+    return AddedToRoot(self.numerics.eps)
+
   @nn.compact
   def __call__(self, x, *, train: bool):
     n, shape = self.numerics, x.shape[-1:]
@@ -108,7 +112,7 @@ class Norm(nn.Module):
       if not self.is_initializing():
         mean.value = n.momentum * mean.value + (1 - n.momentum) * centre
         var.value = n.momentum * var.value + (1 - n.momentum) * spread
-    factor = scale / (jnp.sqrt(spread) + n.eps)
+    factor = scale / (jnp.sqrt(spread) + self.epsilon)
     return (x * factor + (bias - centre * factor)).astype(n.dtype)
 
 
@@ -122,7 +126,7 @@ class ConvNorm(nn.Module):
   def __call__(self, x, *, train: bool):
     n, row = self.numerics, self.row
     x = n.conv(row.features, row.kernel, row.stride, name="conv")(x)
-    return n.act(Norm(n, name="bn")(x, train=train))
+    return n.act(x if n.folded else Norm(n, name="bn")(x, train=train))
 
 
 class LocalConv(nn.Module):

@@ -75,7 +75,7 @@ def nms_padded(
     place = jnp.where(keep, state.found + jnp.cumsum(keep) - 1, slots)
     put = lambda old, new: old.at[place].set(new, mode="drop")
     return _Tiles(
-      state.tile + 1, state.found + jnp.sum(keep), put(state.boxes, own),
+      state.tile + 1, state.found + jnp.sum(keep, dtype=jnp.int32), put(state.boxes, own),
       put(state.group, own_group), put(state.index, rows),
     )  # fmt: skip
 
