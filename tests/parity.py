@@ -168,18 +168,20 @@ def _bits(array):
 
 
 def fresh(
-  model, *, size: int | tuple[int, int], channels: int = 3, seed: int = 0, spread: float = 0.0
+  model, *, size: int | tuple[int, int], channels: int = 3, seed: int = 0, spread: float = 0.0,
+  gain: float = 1.0,
 ) -> dict:
   """As `zoo.init` makes them, by NumPy: compiling random numbers takes longer than most tests.
 
-  Biases, scales and statistics differ from zero and one by up to `spread`.
+  Biases, scales and statistics differ from zero and one by up to `spread`; kernels are `gain` times
+  as large.
   """
   rng = np.random.default_rng(seed)
 
   def fill(path, spec):
     name = path[-1].key
     if name == "kernel":
-      std = (2 / math.prod(spec.shape[:-1])) ** 0.5
+      std = gain * (2 / math.prod(spec.shape[:-1])) ** 0.5
       return (std * rng.standard_normal(spec.shape, np.float32)).astype(np.float32)
     middle = np.full(spec.shape, name in ("scale", "var"), np.float32)
     return middle + np.float32(rng.uniform(-spread, spread, spec.shape)) if spread else middle
