@@ -32,6 +32,7 @@ import numpy as np
 
 from bench import peers, profile
 from tests import cases
+from train import startup
 import zoo
 
 MODELS = {
@@ -213,6 +214,7 @@ def main():
   flags.models = flags.models.split(",") if flags.models else MODELS[flags.what]
   flags.batches = flags.batches or BATCHES[flags.what]
   peers.THREADS = flags.threads or os.cpu_count()
+  startup.set_up_compilation()  # as in our scripts, so for plain Flax as well
   if flags.peers is None:
     flags.peers = ",".join(list(SIDES.get(flags.what, ()))[1:])
   if jax.default_backend() == "gpu":  # the graph's runtime is compared on CPUs

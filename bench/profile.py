@@ -9,7 +9,7 @@ import jax
 
 from bench import peers
 
-CALLS = 5
+CALLS = 3
 SHOWN = 20
 
 

@@ -139,7 +139,7 @@ def main(argv: Sequence[str], config: predict.Config) -> int:
   out, failures, found = Path(config.out), [], []
   if config.out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
     raise ValueError(f"--out={out} is there already; delete it or name another folder")
-  startup.cache_compilations()
+  startup.set_up_compilation()
   failed = lambda sentence: failures.append(predict.readable(sentence))
   for answer in answers(
     config.model, argv[1:], batch=config.batch, threads=config.threads, failed=failed

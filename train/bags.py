@@ -75,7 +75,7 @@ def prepare(
 def main(
   _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
 ) -> None:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   startup.join(processes)
   made, plan = prepare(config, optimizer, own)
   label.train(config, made, plan)

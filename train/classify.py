@@ -273,7 +273,7 @@ def train_batches(config: loop.Config, own: Config, data, preprocess: zoo.Prepro
 def main(
   _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
 ) -> None:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   startup.join(processes)
   job = prepare(config, optimizer, own)
   if own.find_lr:

@@ -194,7 +194,7 @@ def main(argv: Sequence[str], config: Config) -> int:
     raise ValueError(
       "name a model and photographs: python -m train.describe --model=runs/mine photo.jpg"
     )
-  startup.cache_compilations()
+  startup.set_up_compilation()
   failures = []
   failed = lambda sentence: failures.append(predict.readable(sentence))
   paths = predict.find(argv[1:], failed)

@@ -292,7 +292,7 @@ def beside(
 def main(
   _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
 ) -> None:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   startup.join(processes)
   outcome = loop.run(config, prepare(config, optimizer, own))
   loop.say(f"{outcome.split}: {show(outcome.measured)}")

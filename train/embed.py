@@ -303,7 +303,7 @@ def main(argv: Sequence[str], config: Config) -> int:
       f"{' and '.join(missing)} missing: python -m train.embed --model=resnet18.tv1 "
       "--data=photographs/ --out=index"
     )
-  startup.cache_compilations()
+  startup.set_up_compilation()
   with tqdm(unit=" pictures", disable=None) as bar:
     failed = make(config, bar)
   if failed:

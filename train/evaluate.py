@@ -306,7 +306,7 @@ def main(_, config: Config) -> None:
   out = Path(config.out)
   if config.out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
     raise ValueError(f"--out={out} is there already; delete it or name another folder")
-  startup.cache_compilations()
+  startup.set_up_compilation()
   found = evaluate(config)
   if config.each:
     for name, images, right, share, _ in of_classes(found):

@@ -396,7 +396,7 @@ def main(argv: Sequence[str], config: Config) -> int:
     )
   if config.maps and not config.out:
     raise ValueError(f"--maps={config.maps} are drawn into a folder; name it by --out")
-  startup.cache_compilations()
+  startup.set_up_compilation()
   paths = predict.find(argv[1:], failed)
   answered = 0
   with contextlib.ExitStack() as stack:

@@ -262,7 +262,7 @@ def report(config: loop.Config, plan: Plan) -> None:
 def main(
   _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
 ) -> None:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   startup.join(processes)
   made, plan = prepare(config, optimizer, own)
   train(config, made, plan)

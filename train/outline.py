@@ -252,7 +252,7 @@ def main(argv: Sequence[str], config: Config) -> int:
       "name a model and photographs: python -m train.outline --model=deeplabv3_resnet50.tv1 "
       "photo.jpg --out=answers"
     )
-  startup.cache_compilations()
+  startup.set_up_compilation()
   failures = []
   failed = lambda sentence: failures.append(predict.readable(sentence))
   paths = predict.find(argv[1:], failed)

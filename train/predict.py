@@ -299,7 +299,7 @@ def main(argv: Sequence[str], config: Config) -> int:
     from train import answer  # late: it knows this module
 
     return answer.main(argv, config)
-  startup.cache_compilations()
+  startup.set_up_compilation()
   if config.watch:
     from train import watch  # late: it knows this module
 

@@ -400,7 +400,7 @@ def main(argv: Sequence[str], config: Config) -> None:
   workdirs = [Path(a) for a in argv[1:]]
   if not workdirs:
     raise ValueError("name the folder of a run: python -m train.report WORKDIR [WORKDIR ...]")
-  startup.cache_compilations()
+  startup.set_up_compilation()
   out = Path(config.out or workdirs[0] / "report.html")
   write(workdirs, out, title=config.title or None)
   print(out.resolve())

@@ -220,7 +220,7 @@ def main(argv: Sequence[str], config: Config) -> int:
   out = Path(config.out) if config.out else None
   if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
     raise ValueError(f"--out={out} is there already; delete it or name another folder")
-  startup.cache_compilations()
+  startup.set_up_compilation()
   index, failures = embed.load(Path(config.index)), []
   if not index.keys:
     raise ValueError(f"{config.index} is empty: none of its pictures could be read")

@@ -183,7 +183,7 @@ def mean_iou(measured) -> float:
 def main(
   _, processes: startup.Config, config: loop.Config, optimizer: optim.Config, own: Config
 ) -> None:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   startup.join(processes)
   job = prepare(config, optimizer, own)
   outcome = loop.run(config, job)

@@ -1,11 +1,15 @@
 """What every script does before its work."""
 
 import dataclasses
+import os
 
 import jax
 
 from train.options import option
 from zoo.fetch import cache_dir
+
+
+OWN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +27,15 @@ class Config:
   )  # fmt: skip
 
 
-def cache_compilations() -> None:
-  """Keeps what XLA compiles beside the weights, unless the user chose a place or none."""
+def set_up_compilation() -> None:
+  """Before anything else uses JAX: XLA's choice of convolutions, and a place for what it compiles.
+
+  What XLA compiles is kept beside the weights, unless the user chose a place or none. On CPUs it
+  gives convolutions to YNNPACK, whose are up to twice as slow as its own (BUILD.md, "Speed"); a
+  user's own XLA_FLAGS come later, and win.
+  """
+  if jax.__version_info__[:2] == (0, 10):  # others may not know the flag, and would end
+    os.environ["XLA_FLAGS"] = f"{OWN_CONVOLUTIONS} {os.environ.get('XLA_FLAGS', '')}"
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 

@@ -197,7 +197,7 @@ def as_hocr(name: str, size: tuple[int, int], lines: list[list[Word]]) -> str:
 
 
 def main(argv: Sequence[str], config: Config) -> int:
-  startup.cache_compilations()
+  startup.set_up_compilation()
   if not config.model or not argv[1:]:
     raise ValueError("wanted --model=READER and pictures, such as page.png")
   out = Path(config.out) if config.out else None

@@ -14,7 +14,7 @@ from train import demo, startup
 import zoo
 from zoo import explain, weights
 
-startup.cache_compilations()
+startup.set_up_compilation()
 model, variables = zoo.load("resnet18.broccoli")
 preprocess = zoo.preprocess("resnet18.broccoli")
 names = weights.imagenet_classes()

@@ -16,7 +16,7 @@ from PIL import Image
 from train import demo, startup
 import zoo
 
-startup.cache_compilations()
+startup.set_up_compilation()
 folder = demo.photographs()
 classes = sorted(path.name for path in (folder / "train").iterdir())
 model, variables = zoo.load("resnet18.broccoli", num_classes=len(classes))  # with a fresh head

@@ -15,7 +15,7 @@ from train import demo, startup
 import zoo
 from zoo import explain, retrieve
 
-startup.cache_compilations()
+startup.set_up_compilation()
 folder = demo.photographs() / "test"
 kinds = ("Granny-Smith", "Orange", "Red-Delicious", "Watermelon")
 paths = [path for kind in kinds for path in sorted((folder / kind).iterdir())[:4]]
