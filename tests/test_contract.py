@@ -102,7 +102,7 @@ def test_every_parameter_learns(name, fields):
   fields = {**fields, "num_classes": 7, "plain": True, "dtype": jnp.bfloat16}
   model = zoo.create(name, **fields, freeze_norm=True)
   # The norms do nothing here: fifty blocks on, a gate must not have come to its end.
-  gain = 0.8 if catalog.FAMILY[name].__name__.endswith("senet") else 1.0
+  gain = 0.8 if catalog.FAMILY[name].__name__.endswith(".senet") else 1.0
   variables = parity.fresh(model, size=96, gain=gain)
   image = np.random.default_rng(0).normal(size=(2, 96, 128, 3)).astype(np.float32)
 
