@@ -112,6 +112,8 @@ def tf_data(source: FolderSource, size: int) -> Iterator:
   data = tf.data.Dataset.from_tensor_slices((paths, source.labels)).shuffle(len(source)).repeat()
   one = tf.data.Options()
   one.threading.private_threadpool_size = 1
+  one.autotune.enabled = False  # else it works ahead while others are timed
+  one.experimental_optimization.inject_prefetch = False
   return iter(data.map(view).batch(BATCH, drop_remainder=True).with_options(one))
 
 
