@@ -5,7 +5,9 @@ import os
 import pytest
 
 from tests import photographs
+from train import startup
 
+startup.own_convolutions()  # as scripts do: some are compared, bit by bit, with what runs here
 # Before anybody imports Keras: an import that fails for want of TensorFlow leaves half of it.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 

@@ -27,15 +27,24 @@ class Config:
   )  # fmt: skip
 
 
-def set_up_compilation() -> None:
-  """Before anything else uses JAX: XLA's choice of convolutions, and a place for what it compiles.
+def own_convolutions() -> None:
+  """Before anything uses JAX: on CPUs XLA's own convolutions.
 
-  What XLA compiles is kept beside the weights, unless the user chose a place or none. On CPUs it
-  gives convolutions to YNNPACK, whose are up to twice as slow as its own (BUILD.md, "Speed"); a
-  user's own XLA_FLAGS come later, and win.
+  It gives them to YNNPACK, whose are up to twice as slow (BUILD.md, "Speed"). A user's own XLA_FLAGS
+  come later, and win.
   """
-  if jax.__version_info__[:2] == (0, 10):  # others may not know the flag, and would end
-    os.environ["XLA_FLAGS"] = f"{OWN_CONVOLUTIONS} {os.environ.get('XLA_FLAGS', '')}"
+  flags = os.environ.get("XLA_FLAGS", "")
+  known = jax.__version_info__[:2] == (0, 10)  # others may not know the flag, and would end
+  if known and OWN_CONVOLUTIONS not in flags:
+    os.environ["XLA_FLAGS"] = f"{OWN_CONVOLUTIONS} {flags}"
+
+
+def set_up_compilation() -> None:
+  """`own_convolutions`, and what XLA compiles is kept beside the weights.
+
+  Unless the user chose a place for it, or none.
+  """
+  own_convolutions()
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
 
