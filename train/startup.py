@@ -30,8 +30,8 @@ class Config:
 def own_convolutions() -> None:
   """Before anything uses JAX: on CPUs XLA's own convolutions.
 
-  It gives them to YNNPACK, whose are up to twice as slow (BUILD.md, "Speed"). A user's own XLA_FLAGS
-  come later, and win.
+  It gives them to YNNPACK, whose are up to twice as slow (BUILD.md, "Speed"). A user's own
+  XLA_FLAGS come later, and win.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   known = jax.__version_info__[:2] == (0, 10)  # others may not know the flag, and would end
