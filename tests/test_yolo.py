@@ -92,7 +92,9 @@ def test_equals_darknet(name, tmp_path):
   ours = np.concatenate([np.asarray(to_cxcywh(boxes[0])), scores[0]], 1)
   if "yolov2" in name:  # darknet lists them anchor by anchor
     every = every.reshape(5, -1, every.shape[1]).swapaxes(0, 1).reshape(every.shape)
-  np.testing.assert_allclose(ours[:, :4], every[:, :4], rtol=1e-3, atol=1e-3)
+  # Pixels: where an edge is near 0, what counts is the largest of some hundreds that it comes from.
+  largest = np.abs(every[:, :4]).max()
+  np.testing.assert_allclose(ours[:, :4], every[:, :4], rtol=1e-3, atol=1e-5 * largest)
   np.testing.assert_allclose(ours[:, 4:], every[:, 4:], rtol=1e-3, atol=1e-4)
   detect = partial(model.detect, score=low, iou=0.45, limit=400, candidates=400)
   found = {k: np.asarray(v[0]) for k, v in quick(detect)(ends).items()}
