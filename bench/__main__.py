@@ -9,7 +9,8 @@
 All sides have the same weights and see the same images; that they agree is checked before anything
 is timed. They take turns, round by round; a figure is the median over the rounds, with the
 quartiles of the paired ratios peer / ours: above 1 ours is faster. The shares are of the largest
-matrix product's rate and of the copy's, measured in the same run; the bytes are XLA's count.
+matrix product's rate and of the copy's, measured in the same run; the bytes are XLA's count, which
+knows nothing of what cuDNN's calls move.
 Float32, on the GPU where JAX has one; with --bfloat16 in that type, parameters and norms in float32
 (torch's autocast): `python -m bench train --bfloat16 --batches=256 --profile=runs/profile` also
 says which kernels an update of ours spends its time in. `python -m bench.input` and

@@ -63,13 +63,11 @@ def test_contract(name):
 
 
 def pytest_generate_tests(metafunc):
+  every = zoo.names(task="classify") if metafunc.config.getoption("--all-variants") else None
   if "backbone" in metafunc.fixturenames:
-    every = metafunc.config.getoption("--all-variants")
-    metafunc.parametrize("backbone", zoo.names(task="classify") if every else _lightest())
+    metafunc.parametrize("backbone", every or _lightest())
   if "fields" in metafunc.fixturenames:
-    every = metafunc.config.getoption("--all-variants")
-    all_whole = {name: {} for name in zoo.names(task="classify")}
-    some = all_whole if every else dict(cases.smallest().values())
+    some = dict.fromkeys(every, {}) if every else dict(cases.smallest().values())
     metafunc.parametrize(("name", "fields"), some.items(), ids=some)
 
 
