@@ -92,8 +92,8 @@ def test_equals_darknet(name, tmp_path):
   ours = np.concatenate([np.asarray(to_cxcywh(boxes[0])), scores[0]], 1)
   if "yolov2" in name:  # darknet lists them anchor by anchor
     every = every.reshape(5, -1, every.shape[1]).swapaxes(0, 1).reshape(every.shape)
-  # Pixels. Near 0 darknet's own rounding passes 1e-3: ours in float64 is off it in 2 of yolov1's 588
-  # numbers, ours in float32 in 3, and those two are within 1e-3 of each other.
+  # Pixels. Near 0 darknet's own rounding passes 1e-3: ours in float64 is off it in 2 of yolov1's
+  # 588 numbers, ours in float32 in 3, and those two are within 1e-3 of each other.
   largest = np.abs(every[:, :4]).max()
   np.testing.assert_allclose(ours[:, :4], every[:, :4], rtol=1e-3, atol=1e-5 * largest)
   np.testing.assert_allclose(ours[:, 4:], every[:, 4:], rtol=1e-3, atol=1e-4)
