@@ -3,7 +3,8 @@
 Knows the operations of convolutional networks in their plain form and refuses others by name.
 What is broadcast stays as small as it was (ONNX broadcasts by itself) until an operation needs it
 whole. Convolutions and pools see [b c h w], as ONNX wants them, between two transpositions, which
-runtimes cancel.
+runtimes cancel. A bias is part of its convolution, padding of its pool, and a clamp is one node:
+runtimes fuse those, and not what they are made of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ class Graph:
 
   def __init__(self):
     self.nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
+    self.made: dict[str, tuple[str, list[str], dict[str, Any]]] = {}  # a tensor's node
     self.known: dict[str, np.ndarray] = {}
     self.values: dict[Any, Value] = {}  # of the program's variables
     self.batch_of: str | None = None  # the input whose first axis is free
@@ -93,6 +95,7 @@ class Graph:
   def node(self, op: str, inputs: Sequence[str], out: str | None = None, **attributes) -> str:
     out = out or f"{op.lower()}_{len(self.nodes)}"
     self.nodes.append((op, list(inputs), out, attributes))
+    self.made[out] = op, list(inputs), attributes
     return out
 
   def constant(self, array) -> str:
@@ -155,12 +158,39 @@ class Graph:
 
   def elementwise(self, equation) -> Value:
     op = ELEMENTWISE[equation.primitive.name]
-    first, *rest = equation.invars
-    if op == "Max" and any(hasattr(a, "val") and not np.any(a.val) for a in (first, *rest)):
-      value = self.get(first if hasattr(rest[0], "val") else rest[0])
-      return Value(self.node("Relu", [value.name]), value.shape)
     values = [self.get(atom) for atom in equation.invars]
-    return Value(self.node(op, [v.name for v in values]), _broadcast(v.shape for v in values))
+    names, shape = [v.name for v in values], _broadcast(v.shape for v in values)
+    if len(names) == 2:
+      if op in ("Add", "Mul", "Max", "Min") and names[0] in self.known:
+        names.reverse()
+      if names[1] in self.known and names[0] not in self.known:
+        return Value(self.joined(op, *names) or self.node(op, names), shape)
+    return Value(self.node(op, names), shape)
+
+  def joined(self, op: str, name: str, other: str) -> str | None:
+    """One node for what made `name` and the operation on it and a known array, if there is one."""
+    known = self.known[other]
+    if op == "Max" and known.size == 1 and not known.any():
+      return self.node("Relu", [name])
+    before, inputs, attributes = self.made.get(name, ("", [], {}))
+    if op == "Min" and before == "Relu" and known.size == 1:
+      zero = self.constant(np.zeros((), known.dtype))
+      return self.node("Clip", [inputs[0], zero, self.constant(known.reshape(()))])
+    source, operands, own = self.made.get(inputs[0], ("", [], {})) if inputs else ("", [], {})
+    if op == "Add" and before == "Transpose" and source == "Conv" and len(operands) == 2:
+      channels = len(self.known[operands[1]]) if operands[1] in self.known else 0
+      each = tuple(channels if axis == 1 else 1 for axis in attributes["perm"])
+      if known.shape == each:
+        bias = self.constant(known.reshape(-1))
+        return self.transposed(self.node("Conv", [*operands, bias], **own), attributes["perm"])
+    if op in ("Mul", "Div") and before == "Mul" and source == "Transpose":  # a sum over windows
+      if inputs[1] in self.known:
+        first = self.known[inputs[1]]
+        factor = first * known if op == "Mul" else first / known
+        if (factor == 1).all():
+          return inputs[0]
+        return self.node("Mul", [inputs[0], self.constant(factor.astype(first.dtype))])
+    return None
 
   def reduce(self, equation) -> str:
     [x], axes = equation.invars, self.whole_numbers(equation.params["axes"])
@@ -251,6 +281,8 @@ def _integer_pow(graph, equation):
 
 def _clamp(graph, equation):
   low, x, high = map(graph.get, equation.invars)
+  if all(end.name in graph.known and not end.shape for end in (low, high)):
+    return Value(graph.node("Clip", [x.name, low.name, high.name]), x.shape)
   return Value(graph.node("Min", [graph.node("Max", [x.name, low.name]), high.name]), x.shape)
 
 
@@ -278,6 +310,8 @@ def _reshaped(graph, name: str, shape) -> str:
   free = [i for i, n in enumerate(shape) if _symbolic(n)]
   if len(free) > 1:
     raise ValueError(f"only one axis can be free in ONNX, found {tuple(shape)}")
+  if name in graph.known:
+    return graph.constant(graph.known[name].reshape(shape))
   numbers = [-1 if i in free else n for i, n in enumerate(shape)]
   return graph.node("Reshape", [name, graph.whole_numbers(numbers)])
 
@@ -401,15 +435,21 @@ def _window(graph, equation):
     raise ValueError(f"no ONNX form for a window of {window}")
   order = [i for i in range(4) if i not in axes] + axes
   largest = equation.primitive.name == "reduce_window_max"
-  y = graph.whole(x)
-  if any(map(any, pads)):  # before, for runtimes bound how far their pools may pad
+  y, size = graph.whole(x), [window[axis] for axis in axes]
+  inside = [pads[axis] for axis in axes]
+  if any(map(any, (pads[i] for i in range(4) if i not in axes))) or any(
+    max(pair) >= n for pair, n in zip(inside, size)
+  ):  # more than a pool of ONNX may pad
     fill = np.array(-np.inf if largest else 0, x.aval.dtype)
     numbers = [lo for lo, _ in pads] + [hi for _, hi in pads]
     y = graph.node("Pad", [y, graph.whole_numbers(numbers), graph.constant(fill)])
-  size = [window[axis] for axis in axes]
+    inside = [(0, 0)] * 2
+  attributes = {"pads": [lo for lo, _ in inside] + [hi for _, hi in inside]}
+  if not largest:
+    attributes["count_include_pad"] = 1
   y = graph.node(
     "MaxPool" if largest else "AveragePool", [graph.transposed(y, order)], kernel_shape=size,
-    strides=[strides[axis] for axis in axes],
+    strides=[strides[axis] for axis in axes], **attributes,
   )  # fmt: skip
   y = graph.transposed(y, np.argsort(order).tolist())
   if largest:

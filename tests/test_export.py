@@ -1,5 +1,6 @@
 """The way back: what we write is loaded and run by those whose formats it is."""
 
+from collections import Counter
 import dataclasses
 import json
 import re
@@ -119,7 +120,7 @@ ONNX = ("densenet", "mobilenet_v3", "nasnet", "senet", "shufflenet", "vgg")
 @pytest.mark.parametrize("family", ONNX)
 def test_onnx_graphs_run_in_onnxruntime(family):
   """Of any number of images, as the model that they were traced from."""
-  pytest.importorskip("onnx", reason="pip install flaxzoo[onnx]")
+  pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
   runtime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
   variant, fields = cases.smallest()[family]
   model = zoo.create(variant, **fields)
@@ -135,8 +136,23 @@ def test_onnx_graphs_run_in_onnxruntime(family):
   assert difference(np.concatenate(got), logits(model, variables, x)) < 1e-4
 
 
+@pytest.mark.parametrize("variant", ["resnet50", "mobilenet_v2", "inception_v3"])
+def test_an_onnx_graph_has_what_runtimes_fuse(variant):
+  """Of a norm, a bias, padding and a clamp nothing is left beside convolutions and pools."""
+  pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
+  model = zoo.create(variant)
+  record = zoo.Record(variant, preprocess=zoo.Preprocess(SIZE, SIZE))
+  graph = export.onnx_model(model, random_variables(model), record).graph
+  kinds = Counter(node.op_type for node in graph.node)
+  convolutions = {"resnet50": 53, "mobilenet_v2": 52, "inception_v3": 94}[variant]
+  assert kinds["Conv"] == convolutions
+  assert all(len(node.input) == 3 for node in graph.node if node.op_type == "Conv")
+  assert kinds["Add"] <= 16 + 1  # blocks' sums, and the bias of the head
+  assert not kinds.keys() & {"Sub", "Mul", "Min", "Max", "Pad", "Reshape", "Expand"}
+
+
 def test_an_onnx_file_says_what_it_is(tuned, tmp_path):
-  onnx = pytest.importorskip("onnx", reason="pip install flaxzoo[onnx]")
+  onnx = pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
   written = export.export(str(tuned[0]), "onnx", str(tmp_path), None)
   model = onnx.load(written)
   onnx.checker.check_model(model, full_check=True)

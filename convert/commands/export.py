@@ -183,7 +183,13 @@ def traced(model, record: zoo.Record):
 
 
 def onnx_model(model, variables, record: zoo.Record):
-  """Normalised images [batch h w c] to the logits, or to all end points of a backbone."""
+  """Normalised images [batch h w c] to the logits, or to all end points of a backbone.
+
+  Batch norms are folded into the convolutions before them.
+  """
+  model, variables = zoo.fold(
+    model, variables, size=record.preprocess.size, channels=record.in_channels
+  )
   flat = traverse_util.flatten_dict(variables, sep="/")
   run, image = traced(model, record)
   program, ends = jax.make_jaxpr(run, return_shape=True)(flat, image)
