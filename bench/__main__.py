@@ -2,7 +2,8 @@
 
   inference  the logits of a batch: jit with the norms folded; onnxruntime on our exported
              graph (train.predict --runtime=onnxruntime); torch eager, channels_last; torch.compile,
-             frozen; plain Flax (XLA's own convolutions)
+             frozen; onnxruntime on the graph that torch exports; plain Flax (XLA's own
+             convolutions). The last two columns: the fastest peer beside jit and beside our graph
   train      one update, SGD with momentum: jit, torch eager, torch.compile, plain Flax
   compile    seconds to trace, lower and compile the forward pass and the gradients
 
@@ -138,20 +139,29 @@ def compare(what: str, name: str, batch: int, sides, flags) -> tuple[dict, float
   return times, twin.traffic
 
 
-def row(name: str, batch: int, times: dict, sides, shares) -> tuple[str, dict[str, float]]:
-  """A line of the table, and the medians of the paired ratios."""
-  own = times[sides[0]]
-  cells = [name, str(batch), f"{1e3 * np.median(own):.1f}", f"{batch / np.median(own):.0f}"]
-  cells += [f"{share / np.median(own):.0%}" for share in shares]
-  medians = {}
-  for side in sides[1:]:
-    low, middle, high = np.percentile(times[side] / own, (25, 50, 75))
-    medians[side] = float(middle)
+def row(name: str, batch: int, times: dict, shares) -> tuple[str, list[float]]:
+  """A line of the table, and the medians of its paired ratios from left to right."""
+  own, *others = times
+  taken = np.median(times[own])
+  cells = [name, str(batch), f"{1e3 * taken:.1f}", f"{batch / taken:.0f}"]
+  cells += [f"{share / taken:.0%}" for share in shares]
+  medians = []
+  for side in others:
+    low, middle, high = np.percentile(times[side] / times[own], (25, 50, 75))
+    medians.append(float(middle))
     cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
-  if medians:
-    fastest = min(medians, key=medians.get)
-    cells.append(f"{medians[fastest]:.2f} {fastest}")
+  for way, rivals in contests(times):
+    ratios = {side: float(np.median(times[side] / times[way])) for side in rivals}
+    fastest = min(ratios, key=ratios.get)
+    medians.append(ratios[fastest])
+    cells.append(f"{ratios[fastest]:.2f} {fastest}")
   return "| " + " | ".join(cells) + " |", medians
+
+
+def contests(sides) -> list[tuple[str, list[str]]]:
+  """Each way of ours, and the peers that it is beside."""
+  rivals = [side for side in sides if side not in peers.OWN]
+  return [(side, rivals) for side in sides if side in peers.OWN and rivals]
 
 
 def measure(what: str, flags, product: float, copy: float) -> list[str]:
@@ -160,7 +170,7 @@ def measure(what: str, flags, product: float, copy: float) -> list[str]:
     raise SystemExit(f"no peer {', '.join(unknown)}; there are {', '.join(list(SIDES[what])[1:])}")
   sides = ["flaxzoo", *sides]
   heads = ["model", "batch", "ms", "images/s", "of the product", "of the memory", *sides[1:]]
-  heads += ["fastest peer"] * (len(sides) > 1)
+  heads += [f"fastest peer / {way}" for way, _ in contests(sides)]
   lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
   print(*lines, sep="\n", flush=True)
   every = []
@@ -168,15 +178,14 @@ def measure(what: str, flags, product: float, copy: float) -> list[str]:
     work = zoo.info(case_of(name).variant).multiply_adds * (3 if what == "train" else 1)
     for batch in map(int, flags.batches.split(",")):
       times, traffic = compare(what, name, batch, sides, flags)
-      line, medians = row(name, batch, times, sides, (work * batch / product, traffic / copy))
+      line, medians = row(name, batch, times, (work * batch / product, traffic / copy))
       every.append(medians)
       lines.append(line)
       print(line, flush=True)
       jax.clear_caches()
   if sides[1:]:
     mean = lambda values: math.exp(np.mean(np.log(values)))
-    ends = [f"{mean([m[side] for m in every]):.2f}" for side in sides[1:]]
-    ends.append(f"{mean([min(m.values()) for m in every]):.2f}")
+    ends = [f"{mean(column):.2f}" for column in zip(*every)]
     lines.append(f"| geometric mean | | | | | | {' | '.join(ends)} |")
     print(lines[-1])
   return lines
@@ -219,7 +228,7 @@ def main():
   if flags.peers is None:
     flags.peers = ",".join(list(SIDES.get(flags.what, ()))[1:])
   if jax.default_backend() == "gpu":  # the graph's runtime is compared on CPUs
-    flags.peers = ",".join(name for name in flags.peers.split(",") if name != "onnxruntime")
+    flags.peers = ",".join(x for x in flags.peers.split(",") if not x.endswith("onnxruntime"))
   rates = peak(flags.bfloat16), bandwidth()
   head = describe(flags.bfloat16, *rates)
   print(head, flush=True)

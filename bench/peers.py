@@ -10,6 +10,7 @@ import dataclasses
 from functools import partial
 import time
 from typing import Any
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,23 @@ def onnxruntime(twin: Twin) -> Run:
   return lambda: session.run(["logits"], {"image": twin.images})[0]
 
 
+def torch_onnxruntime(twin: Twin) -> Run:
+  """The graph that torch writes of the original."""
+  import io
+
+  import onnxruntime as ort
+  import torch as t
+
+  file, image = io.BytesIO(), twin.pixels().contiguous()
+  with warnings.catch_warnings(action="ignore"):
+    t.onnx.export(
+      twin.original.eval(), image, file, dynamo=False, input_names=["image"], opset_version=17
+    )
+  session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+  feed = {"image": image.numpy()}
+  return lambda: session.run(None, feed)[0]
+
+
 def torch(twin: Twin) -> Run:
   return _torch(twin)
 
@@ -143,9 +161,10 @@ def _torch(twin: Twin, wrap=lambda model: model) -> Run:
   return run
 
 
+OWN = ("flaxzoo", "our onnxruntime")  # both are ways of ours
 INFERENCE = {
-  "flaxzoo": flaxzoo, "onnxruntime": onnxruntime, "torch": torch, "torch.compile": torch_compile,
-  "flax": flax,
+  "flaxzoo": flaxzoo, "our onnxruntime": onnxruntime, "torch": torch,
+  "torch.compile": torch_compile, "torch's onnxruntime": torch_onnxruntime, "flax": flax,
 }  # fmt: skip
 
 

@@ -3,16 +3,19 @@
 Knows the operations of convolutional networks in their plain form and refuses others by name.
 What is broadcast stays as small as it was (ONNX broadcasts by itself) until an operation needs it
 whole. Convolutions and pools see [b c h w], as ONNX wants them, between two transpositions, which
-runtimes cancel. A bias is part of its convolution, padding of its pool, and a clamp is one node:
-runtimes fuse those, and not what they are made of.
+runtimes cancel. A bias is part of its convolution, padding of its pool, and so on
+(`convert/onnx_fused.py`): runtimes fuse those, and not what they are made of.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import math
 from typing import Any
 
 import numpy as np
+
+from convert import onnx_fused
 
 OPSET, IR_VERSION = 18, 8
 SIZE_LIMIT = 2_000_000_000  # bytes; protobuf has no longer messages
@@ -88,6 +91,8 @@ class Graph:
   def __init__(self):
     self.nodes: list[tuple[str, list[str], str, dict[str, Any]]] = []
     self.made: dict[str, tuple[str, list[str], dict[str, Any]]] = {}  # a tensor's node
+    self.pixels: dict[str, list[int]] = {}  # how many were summed for a tensor
+    self.padded: dict[str, np.ndarray] = {}  # a mean over windows: their size by the pixels there
     self.known: dict[str, np.ndarray] = {}
     self.values: dict[Any, Value] = {}  # of the program's variables
     self.batch_of: str | None = None  # the input whose first axis is free
@@ -97,6 +102,10 @@ class Graph:
     self.nodes.append((op, list(inputs), out, attributes))
     self.made[out] = op, list(inputs), attributes
     return out
+
+  def maker(self, name: str) -> tuple[str, list[str], dict[str, Any]]:
+    """The operation, inputs and attributes of a tensor's node; nothing for an input."""
+    return self.made.get(name, ("", [], {}))
 
   def constant(self, array) -> str:
     array = np.asarray(array)
@@ -143,8 +152,8 @@ class Graph:
         made = self.reduce(equation)
       else:
         made = FORMS[name](self, equation)
-      out = equation.outvars[0]
-      self.values[out] = made if isinstance(made, Value) else Value(made, out.aval.shape)
+      for out, one in zip(equation.outvars, made if isinstance(made, list) else [made]):
+        self.values[out] = one if isinstance(one, Value) else Value(one, out.aval.shape)
 
   def call(self, equation) -> None:
     params = equation.params
@@ -164,37 +173,16 @@ class Graph:
       if op in ("Add", "Mul", "Max", "Min") and names[0] in self.known:
         names.reverse()
       if names[1] in self.known and names[0] not in self.known:
-        return Value(self.joined(op, *names) or self.node(op, names), shape)
+        return Value(onnx_fused.joined(self, op, *names) or self.node(op, names), shape)
     return Value(self.node(op, names), shape)
 
-  def joined(self, op: str, name: str, other: str) -> str | None:
-    """One node for what made `name` and the operation on it and a known array, if there is one."""
-    known = self.known[other]
-    if op == "Max" and known.size == 1 and not known.any():
-      return self.node("Relu", [name])
-    before, inputs, attributes = self.made.get(name, ("", [], {}))
-    if op == "Min" and before == "Relu" and known.size == 1:
-      zero = self.constant(np.zeros((), known.dtype))
-      return self.node("Clip", [inputs[0], zero, self.constant(known.reshape(()))])
-    source, operands, own = self.made.get(inputs[0], ("", [], {})) if inputs else ("", [], {})
-    if op == "Add" and before == "Transpose" and source == "Conv" and len(operands) == 2:
-      channels = len(self.known[operands[1]]) if operands[1] in self.known else 0
-      each = tuple(channels if axis == 1 else 1 for axis in attributes["perm"])
-      if known.shape == each:
-        bias = self.constant(known.reshape(-1))
-        return self.transposed(self.node("Conv", [*operands, bias], **own), attributes["perm"])
-    if op in ("Mul", "Div") and before == "Mul" and source == "Transpose":  # a sum over windows
-      if inputs[1] in self.known:
-        first = self.known[inputs[1]]
-        factor = first * known if op == "Mul" else first / known
-        if (factor == 1).all():
-          return inputs[0]
-        return self.node("Mul", [inputs[0], self.constant(factor.astype(first.dtype))])
-    return None
-
   def reduce(self, equation) -> str:
-    [x], axes = equation.invars, self.whole_numbers(equation.params["axes"])
-    return self.node(REDUCTIONS[equation.primitive.name], [self.whole(x), axes], keepdims=0)
+    [x], axes = equation.invars, equation.params["axes"]
+    op = REDUCTIONS[equation.primitive.name]
+    out = self.node(op, [self.whole(x), self.whole_numbers(axes)], keepdims=0)
+    if (x.aval.ndim, tuple(axes)) == (4, (1, 2)) and not any(map(_symbolic, x.aval.shape[1:])):
+      self.pixels[out] = [x.aval.shape[1] * x.aval.shape[2]]
+    return out
 
   def live(self, outputs):
     """(nodes, arrays) that the outputs depend on."""
@@ -312,6 +300,8 @@ def _reshaped(graph, name: str, shape) -> str:
     raise ValueError(f"only one axis can be free in ONNX, found {tuple(shape)}")
   if name in graph.known:
     return graph.constant(graph.known[name].reshape(shape))
+  if one := onnx_fused.shuffled(graph, name, shape):
+    return one
   numbers = [-1 if i in free else n for i, n in enumerate(shape)]
   return graph.node("Reshape", [name, graph.whole_numbers(numbers)])
 
@@ -334,6 +324,15 @@ def _slice(graph, equation):
     return graph.get(x)
   axes, starts, ends, steps = (graph.whole_numbers(column) for column in zip(*cut))
   return graph.node("Slice", [graph.whole(x), starts, ends, axes, steps])
+
+
+def _split(graph, equation):
+  [x], axis = equation.invars, equation.params["axis"]
+  name, ends = graph.whole(x), np.cumsum([0, *equation.params["sizes"]])
+  return [
+    graph.node("Slice", [name, *map(graph.whole_numbers, ([lo], [hi], [axis]))])
+    for lo, hi in itertools.pairwise(ends)
+  ]
 
 
 def _gather(graph, equation):
@@ -451,6 +450,15 @@ def _window(graph, equation):
     "MaxPool" if largest else "AveragePool", [graph.transposed(y, order)], kernel_shape=size,
     strides=[strides[axis] for axis in axes], **attributes,
   )  # fmt: skip
+  if not largest:
+    counts = [
+      np.convolve(np.pad(np.ones(x.aval.shape[i]), pair), np.ones(n), "valid")[:: strides[i]]
+      for i, pair, n in zip(axes, inside, size)
+    ]
+    count = math.prod(size) / (counts[0][:, None] * counts[1])
+    graph.padded[y] = np.expand_dims(count, [i for i in range(4) if i not in axes]).astype(
+      x.aval.dtype
+    )
   y = graph.transposed(y, np.argsort(order).tolist())
   if largest:
     return y
@@ -476,6 +484,6 @@ FORMS = {
   "dot_general": _dot, "expand_dims": _reshape, "gather": _gather,
   "integer_pow": _integer_pow, "iota": _iota,
   "pad": _pad, "reduce_window_max": _window, "reduce_window_sum": _window, "reshape": _reshape,
-  "rev": _rev, "rsqrt": _rsqrt, "select_n": _select, "slice": _slice, "square": _square,
-  "squeeze": _reshape, "transpose": _transpose,
+  "rev": _rev, "rsqrt": _rsqrt, "select_n": _select, "slice": _slice, "split": _split,
+  "square": _square, "squeeze": _reshape, "transpose": _transpose,
 }  # fmt: skip

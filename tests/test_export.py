@@ -114,7 +114,8 @@ def test_a_backbone_goes_back_without_a_head(tmp_path):
   assert len(names) == 100 and not [name for name in names if name.startswith("fc")]
 
 
-ONNX = ("densenet", "mobilenet_v3", "nasnet", "senet", "shufflenet", "vgg")
+ONNX = ("densenet", "mobilenet_v3", "nasnet", "senet", "shufflenet",
+        "shufflenet_v2_x0_5", "vgg")  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ONNX)
@@ -122,7 +123,7 @@ def test_onnx_graphs_run_in_onnxruntime(family):
   """Of any number of images, as the model that they were traced from."""
   pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
   runtime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
-  variant, fields = cases.smallest()[family]
+  variant, fields = cases.smallest().get(family, (family, {}))
   model = zoo.create(variant, **fields)
   variables = random_variables(model)
   record = zoo.Record(variant, fields=fields, preprocess=zoo.Preprocess(SIZE, SIZE))
@@ -136,19 +137,22 @@ def test_onnx_graphs_run_in_onnxruntime(family):
   assert difference(np.concatenate(got), logits(model, variables, x)) < 1e-4
 
 
-@pytest.mark.parametrize("variant", ["resnet50", "mobilenet_v2", "inception_v3"])
-def test_an_onnx_graph_has_what_runtimes_fuse(variant):
-  """Of a norm, a bias, padding and a clamp nothing is left beside convolutions and pools."""
+@pytest.mark.parametrize(
+  ("variant", "convolutions", "sums"),
+  [("resnet50", 53, 16), ("seresnet50", 85, 16), ("mobilenet_v2", 52, 10), ("inception_v3", 94, 0),
+   ("mobilenet_v3_large", 62, 10), ("shufflenet_v2_x1_0", 56, 0)],
+)  # fmt: skip
+def test_an_onnx_graph_has_what_runtimes_fuse(variant, convolutions, sums):
+  """Of norms, biases, padding, clamps, means and shuffles nothing is left but one node each."""
   pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
   model = zoo.create(variant)
   record = zoo.Record(variant, preprocess=zoo.Preprocess(SIZE, SIZE))
   graph = export.onnx_model(model, random_variables(model), record).graph
   kinds = Counter(node.op_type for node in graph.node)
-  convolutions = {"resnet50": 53, "mobilenet_v2": 52, "inception_v3": 94}[variant]
   assert kinds["Conv"] == convolutions
   assert all(len(node.input) == 3 for node in graph.node if node.op_type == "Conv")
-  assert kinds["Add"] <= 16 + 1  # blocks' sums, and the bias of the head
-  assert not kinds.keys() & {"Sub", "Mul", "Min", "Max", "Pad", "Reshape", "Expand"}
+  assert kinds["Add"] <= sums + 2  # blocks' sums, and the biases of dense layers
+  assert not kinds.keys() & {"Sub", "Div", "Min", "Max", "Pad", "Reshape", "Expand", "ReduceSum"}
 
 
 def test_an_onnx_file_says_what_it_is(tuned, tmp_path):

@@ -1,0 +1,117 @@
+"""Operations that runtimes know as one node, where JAX has two or three.
+
+Each function sees what is about to be written, an operation on the tensor `name` and the known
+array `other`, looks at the nodes that made `name`, and returns the tensor of one node for all, or
+None. What is left without a reader is not written.
+"""
+
+import numpy as np
+
+
+def joined(graph, op: str, name: str, other: str) -> str | None:
+  return next((out for f in FORMS.get(op, ()) if (out := f(graph, op, name, other))), None)
+
+
+def _relu(graph, op, name, other):
+  known = graph.known[other]
+  return graph.node("Relu", [name]) if known.size == 1 and not known.any() else None
+
+
+def _clip(graph, op, name, other):
+  before, inputs, _ = graph.maker(name)
+  known = graph.known[other]
+  if before != "Relu" or known.size != 1:
+    return None
+  ends = np.zeros((), known.dtype), known.reshape(())
+  return graph.node("Clip", [inputs[0], *map(graph.constant, ends)])
+
+
+def _hard_sigmoid(graph, op, name, other):
+  """clip(x + a, 0, b) / b"""
+  clip, clipped, _ = graph.maker(name)
+  add, added, _ = graph.maker(clipped[0]) if clip == "Clip" else ("", [], {})
+  ends = [graph.known.get(end) for end in (*clipped[1:], *added[1:], other)]
+  if add != "Add" or len(ends) != 4 or any(end is None or end.size != 1 for end in ends):
+    return None
+  low, high, shift, by = (end.item() for end in ends)
+  if low != 0 or high != by:
+    return None
+  return graph.node("HardSigmoid", added[:1], alpha=1 / by, beta=shift / by)
+
+
+def _bias(graph, op, name, other):
+  turn, turned, attributes = graph.maker(name)
+  conv, inputs, own = graph.maker(turned[0]) if turn == "Transpose" else ("", [], {})
+  if conv != "Conv" or len(inputs) != 2 or inputs[1] not in graph.known:
+    return None
+  channels, axes = len(graph.known[inputs[1]]), attributes["perm"]
+  if graph.known[other].shape != tuple(channels if axis == 1 else 1 for axis in axes):
+    return None
+  bias = graph.constant(graph.known[other].reshape(-1))
+  return graph.transposed(graph.node("Conv", [*inputs, bias], **own), axes)
+
+
+def _norm(graph, op, name, other):
+  """x * scale + bias, for each channel of [b h w c]"""
+  before, inputs, _ = graph.maker(name)
+  bias = graph.known[other]
+  scale = graph.known.get(inputs[1]) if before == "Mul" else None
+  if scale is None or scale.shape != bias.shape or scale.shape != (1, 1, 1, scale.size):
+    return None
+  arrays = scale.ravel(), bias.ravel(), np.zeros_like(bias.ravel()), np.ones_like(bias.ravel())
+  image = graph.transposed(inputs[0], (0, 3, 1, 2))
+  out = graph.node("BatchNormalization", [image, *map(graph.constant, arrays)], epsilon=0.0)
+  return graph.transposed(out, (0, 2, 3, 1))
+
+
+def _scaled_windows(graph, op, name, other):
+  """A mean over windows times their size, which is a sum, by how many pixels are in each."""
+  before, inputs, _ = graph.maker(name)
+  turn, turned, attributes = graph.maker(inputs[0]) if before == "Mul" else ("", [], {})
+  pool, image, own = graph.maker(turned[0]) if turn == "Transpose" else ("", [], {})
+  if pool != "AveragePool" or inputs[1] not in graph.known:
+    return None
+  first, known = graph.known[inputs[1]], graph.known[other]
+  factor = (first * known if op == "Mul" else first / known).astype(first.dtype)
+  if (factor == 1).all():
+    return inputs[0]
+  if factor.shape == graph.padded[turned[0]].shape and (factor == graph.padded[turned[0]]).all():
+    mean = graph.node("AveragePool", image, **{**own, "count_include_pad": 0})
+    return graph.transposed(mean, attributes["perm"])
+  return graph.node("Mul", [inputs[0], graph.constant(factor)])
+
+
+def _mean(graph, op, name, other):
+  """Over all pixels of [b h w c]: [b c], or [b 1 1 c]"""
+  before, inputs, _ = graph.maker(name)
+  total = inputs[0] if before == "Reshape" else name
+  if total not in graph.pixels or graph.known[other].ravel().tolist() != graph.pixels[total]:
+    return None
+  if before == "Reshape" and graph.known[inputs[1]].tolist()[1:3] != [1, 1]:
+    return None
+  image = graph.transposed(graph.maker(total)[1][0], (0, 3, 1, 2))
+  out = graph.node("GlobalAveragePool", [image])
+  if before == "Reshape":
+    return graph.transposed(out, (0, 2, 3, 1))
+  return graph.node("Flatten", [out], axis=1)
+
+
+FORMS = {
+  "Add": (_bias, _norm), "Div": (_hard_sigmoid, _scaled_windows, _mean), "Max": (_relu,),
+  "Min": (_clip,), "Mul": (_scaled_windows,),
+}  # fmt: skip
+
+
+def shuffled(graph, name: str, shape) -> str | None:
+  """Channels of [b h w c] in another order, which is written as (b h w g n) -> (b h w n g)."""
+  turn, turned, attributes = graph.maker(name)
+  split, inputs, _ = graph.maker(turned[0]) if turn == "Transpose" else ("", [], {})
+  if split != "Reshape" or attributes["perm"] != [0, 1, 2, 4, 3] or len(shape) != 4:
+    return None
+  _, height, width, groups, each = graph.known[inputs[1]]
+  if tuple(shape[1:]) != (height, width, groups * each):
+    return None
+  order = np.arange(groups * each).reshape(groups, each).T.ravel()
+  image = graph.transposed(inputs[0], (0, 3, 1, 2))
+  out = graph.node("Gather", [image, graph.whole_numbers(order)], axis=1)
+  return graph.transposed(out, (0, 2, 3, 1))
