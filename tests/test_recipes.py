@@ -9,13 +9,18 @@ import time
 from absl import flags
 import pytest
 
-from train import caption, classify, detect, label, loop, optim, options, segment, startup
+from bench import recipes
+from tests import stamps
+from train import bags, caption, classify, detect, label, loop, optim, options, read, segment
+from train import startup
+from train.data import detection, listing
 from zoo import catalog
 
 TRAIN = Path(__file__).parent.parent / "train"
 SCRIPTS = {  # by the model's task
   "classify": classify, "detect": detect, "segment": segment, "text": caption,
 }  # fmt: skip
+OWN = {"pool": bags, "lines": read, "task": label}  # by a flag that no other script has
 
 
 @pytest.mark.parametrize("path", sorted((TRAIN / "recipes").glob("*.flags")), ids=lambda p: p.stem)
@@ -23,8 +28,10 @@ def test_recipe(path):
   values = flags.FlagValues()
   given = [line for line in path.read_text().splitlines() if line.startswith("--")]
   model = next((line[8:] for line in given if line.startswith("--model=")), loop.Config.model)
-  asks = any(line.startswith("--task=") for line in given)
-  script = label if asks else SCRIPTS[catalog.task(model)]
+  flags_of = {line[2:].partition("=")[0] for line in given}
+  script = next(
+    (own for flag, own in OWN.items() if flag in flags_of), SCRIPTS[catalog.task(model)]
+  )
   configs = (startup.Config, loop.Config, optim.Config, script.Config)
   readers = [options.define(config, values) for config in configs]
   values(["program", f"--flagfile={path}"])
@@ -35,6 +42,34 @@ def test_recipe(path):
   assert float(rate(999)) < optimizer.lr or optimizer.plateau
   named = options.as_dict(run, optimizer, own)
   assert all(line[2:].partition("=")[0] in named for line in given)
+
+
+def test_recipes_that_are_measured():
+  """bench/recipes.md has a row for each, and each is a file that says so."""
+  table = (TRAIN.parent / "bench/recipes.md").read_text()
+  for name in recipes.RUNS:
+    assert f"| {name} " in table
+    text = (TRAIN / f"recipes/{name}.flags").read_text()
+    assert "bench/recipes.md" in text.replace("\n# ", " ")
+  told = {p.stem for p in (TRAIN / "recipes").glob("*.flags") if "recipes.md" in p.read_text()}
+  assert told == set(recipes.RUNS)
+
+
+def test_listings_of_scenes(tmp_path):
+  """Each picture's things are counted, and those of a bag are its kinds."""
+  scenes = stamps.write(tmp_path, counts=(("train", 9), ("val", 4), ("test", 4)))
+  recipes.listings(scenes)
+  counts = listing.load(scenes / "counts.csv", "regress")
+  splits = detection.load(scenes).splits
+  for split, source in splits.items():
+    told = counts.splits[split].targets["value"][:, 0]
+    assert told.tolist() == [len(objects.labels) for objects in source.objects]
+  kinds = listing.load(scenes / "bags.csv", "multilabel", bags=True)
+  assert [len(kinds.splits[split].keys) for split in splits] == [3, 1, 1]
+  first = {c for objects in splits["train"].objects[: recipes.BAG] for c in objects.labels.tolist()}
+  names = detection.load(scenes).classes
+  said = kinds.splits["train"].targets["labels"][0]
+  assert {kinds.classes[i] for i in said.nonzero()[0]} == {names[c] for c in first}
 
 
 # Stands in for the programs of a cluster: notes how it was called; SIGTERM ends it with 0.
