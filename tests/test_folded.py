@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from convert import engine, rules
+from train import loop
 from zoo import layers
 from zoo.layers import Numerics
 
@@ -104,6 +105,19 @@ def test_the_identity_changes_no_bit(eps):
   }
   x = RNG.normal(size=(4, 3)).astype(np.float32)
   np.testing.assert_array_equal(norm.apply(variables, jnp.asarray(x)), x)
+
+
+def test_norms_that_do_nothing_are_told_from_new_ones():
+  """train.loop warns of them where batches' statistics would take their place."""
+  kept = {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)}
+  want = {f"batch_stats/bn/{name}": kept[name] for name in kept}
+  arrays = engine.identity("bn", 1e-5, want)
+  folded = {name: arrays[f"batch_stats/bn/{name}"] for name in kept}
+  learned = {"mean": np.ones(4, np.float32), "var": np.full(4, 0.5, np.float32)}
+  stats = {"stem": folded, "body": {"a": folded, "b": learned}, "head": kept}
+  assert loop.folded_norms({"batch_stats": stats}, "") == 2
+  assert loop.folded_norms({"batch_stats": stats}, "stem|x") == 1
+  assert loop.folded_norms({"params": {}}, "") == 0
 
 
 def test_only_what_is_folded_is_taken_for_it():

@@ -10,6 +10,7 @@ import dataclasses
 from functools import partial
 import os
 from pathlib import Path
+import re
 import shlex
 import signal
 import sys
@@ -18,6 +19,7 @@ import time
 from typing import Any
 
 from flax import linen as nn
+from flax import traverse_util
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -302,8 +304,24 @@ def begin(config: Config, job: Job, mesh) -> State:
     key = jax.random.key(config.seed, impl="rbg")
     variables = zoo.init(job.model, key, size=size, channels=channels)
   variables = jax.device_get(variables)  # which every process has alike
+  if not config.freeze_norm and (count := folded_norms(variables, job.held(0))):
+    say(
+      f"warning: {count} batch norms of {config.model} came folded into their convolutions and do "
+      "nothing; the statistics of batches will change what its weights were made for, unless they "
+      "are held, by --freeze_norm or in stages by --freeze"
+    )
   start = partial(make_state, tx=job.tx, ema=bool(config.ema))
   return jax.jit(start, out_shardings=meshes.shardings(mesh, like(config, job)))(variables)
+
+
+def folded_norms(variables: Mapping, held: str) -> int:
+  """How many batch norms, but for modules that are held, are `convert.engine.identity`."""
+  stats = traverse_util.flatten_dict(variables.get("batch_stats", {}))
+  return sum(
+    not re.fullmatch(held, path[0]) and not stats[*path[:-1], "mean"].any()
+    and var.min() == var.max() != 1  # as it is in a norm that is new
+    for path, var in stats.items() if path[-1] == "var"
+  )  # fmt: skip
 
 
 def _multiply_adds(job: Job) -> int:
