@@ -30,22 +30,40 @@ class Net:
   def relu(self, name: str) -> None:
     self.add("ReLU", f"relu_{name}", top=self.top)
 
-  def blobs(self, kind: str, name: str, shape: tuple[int, ...]) -> None:
+  def blobs(self, kind: str, name: str, shape: tuple[int, ...], bias: bool = True) -> None:
     weight = RNG.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
     pairs = (weight, shape), (0.1 * RNG.normal(size=shape[0]), shape[:1])
-    made = [graphs.blob(a.astype("<f4").tobytes(), dims) for a, dims in pairs]
+    made = [graphs.blob(a.astype("<f4").tobytes(), dims) for a, dims in pairs[: 1 + bias]]
     self.layers.append(graphs.layer(*made, name=name.encode(), kind=kind.encode()))
 
-  def conv(self, name: str, out: int, kernel: int, stride=1, pad=0, group=1, bottom="") -> None:
+  def conv(
+    self, name: str, out: int, kernel: int, stride=1, pad=0, group=1, bottom="", norm=(), bias=True
+  ) -> None:
+    """`norm` names layers of statistics and of scales, which have a ReLU behind them or not."""
     self.add(
       "Convolution", name,
       f"convolution_param {{ num_output: {out} kernel_size: {kernel} stride: {stride} pad: {pad} "
-      f"group: {group} }}", (bottom,) if bottom else (),
+      f"group: {group} bias_term: {str(bias).lower()} }}", (bottom,) if bottom else (),
     )  # fmt: skip
-    self.blobs("Convolution", name, (out, self.channels // group, kernel, kernel))
-    self.relu(name)
+    self.blobs("Convolution", name, (out, self.channels // group, kernel, kernel), bias)
+    if norm:
+      self.norm(*norm, out)
+    else:
+      self.relu(name)
     if not bottom:
       self.channels = out
+
+  def norm(self, statistics: str, scales: str, channels: int) -> None:
+    self.add("BatchNorm", statistics, "batch_norm_param { use_global_stats: true }", top=self.top)
+    self.add("Scale", scales, "scale_param { bias_term: true }", top=self.top)
+    mean, shift = 0.1 * RNG.normal(size=(2, channels))
+    var, scale = RNG.uniform(0.5, 1.5, size=(2, channels))
+    for kind, name, some in (
+      ("BatchNorm", statistics, (2 * mean, 2 * var, np.full(1, 2.0))),  # sums over two batches
+      ("Scale", scales, (scale, shift)),
+    ):
+      made = [graphs.blob(a.astype("<f4").tobytes(), a.shape) for a in some]
+      self.layers.append(graphs.layer(*made, name=name.encode(), kind=kind.encode()))
 
   def pool(self, name: str, kernel: int = 3) -> None:
     self.add(
@@ -112,6 +130,39 @@ def squeezenet(width: int, kernel: int, pools: tuple[int, ...]) -> Net:
   return net
 
 
+def resnet(depths: tuple[int, ...], letters: bool, width: int) -> Net:
+  """He's; the first convolution has a bias where blocks have letters alone."""
+  net = Net(97)
+  net.conv("conv1", 64, 7, 2, 3, norm=("bn_conv1", "scale_conv1"), bias=letters)
+  net.relu("conv1")
+  net.pool("pool1")
+  for s, depth in enumerate(depths, start=2):
+    inner = width * 2 ** (s - 2)
+    for i in range(depth):
+      block = f"{s}{chr(ord('a') + i)}" if letters or s == 2 or not i else f"{s}b{i}"
+      stride, source, sides = (2 if s > 2 and i == 0 else 1), net.top, []
+      norm = lambda branch, block=block: (
+        f"bn{block}_branch{branch}",
+        f"scale{block}_branch{branch}",
+      )
+      if i == 0:
+        net.conv(f"res{block}_branch1", 4 * inner, 1, stride, norm=norm("1"), bottom=source,
+                 bias=False)  # fmt: skip
+        sides.append(net.top)
+        net.top = source
+      for branch, out, kernel, step in (("2a", inner, 1, stride), ("2b", inner, 3, 1),
+                                        ("2c", 4 * inner, 1, 1)):  # fmt: skip
+        net.conv(f"res{block}_branch{branch}", out, kernel, step, kernel // 2, norm=norm(branch),
+                 bias=False)  # fmt: skip
+        if branch != "2c":
+          net.relu(f"{block}{branch}")
+      net.add("Eltwise", f"res{block}", "", (*(sides or [source]), net.top))
+      net.relu(block)
+  net.add("Pooling", "pool5", "pooling_param { pool: AVE global_pooling: true }")
+  net.dense("fc1000", 10)
+  return net
+
+
 VGG, ALEXNET = (8, 16, 24, 32, 512), (8, 16, 24, 24, 256)  # fc6 flattens as many as published
 THIN = {
   "vgg16.caffe": (lambda: vgg((2, 2, 3, 3, 3), VGG), {"widths": VGG, "hidden": 64}),
@@ -119,7 +170,10 @@ THIN = {
   "alexnet_caffe.bvlc": (lambda: alexnet(ALEXNET), {"widths": ALEXNET, "hidden": 64}),
   "squeezenet1_0.caffe": (lambda: squeezenet(96, 7, (2, 5, 9)), {}),
   "squeezenet1_1.caffe": (lambda: squeezenet(64, 3, (2, 4, 6)), {}),
+  "resnet50.caffe": (lambda: resnet((3, 4, 6, 3), True, 8), {"width": 8}),
+  "resnet101.caffe": (lambda: resnet((3, 4, 23, 3), False, 8), {"width": 8}),
 }
+SIZES = {"squeezenet": 131, "resnet": 97}
 
 
 @pytest.mark.parametrize("name", THIN)
@@ -130,7 +184,7 @@ def test_equals_opencv(name, tmp_path):
   model = zoo.create(name, num_classes=10, **fields)
   family = catalog.FAMILY[row.variant].__name__.rpartition(".")[2]
   rule = rules.of(family, row.dialect, row.variant)
-  size = 131 if "squeezenet" in name else row.preprocess.size
+  size = next((n for kind, n in SIZES.items() if kind in name), row.preprocess.size)
   variables = engine.convert(arrays, zoo.shapes(model, size=size), rule)
   parity.check_way_back(arrays, variables, rule)
   image = 50 * RNG.normal(size=(1, size, size, 3)).astype(np.float32)  # so that LRN matters

@@ -1,7 +1,7 @@
 """How Keras, TF-slim, Caffe and pretrainedmodels name a ResNet's arrays; ResNeXts go by place."""
 
 from convert.engine import KERAS_LEAVES, ONNX_LEAVES, Rules, keras_layout
-from convert.rules import TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 PARTS = {
   "0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3",
@@ -53,6 +53,24 @@ def _caffe(m) -> str:
 CAFFE = Rules((
   (r"^(conv|bn|scale|fc)_(?:1|nsfw|stage(\d)_block(\d)_(\w+))/(\d)$", _caffe),
 ))  # fmt: skip
+# He's own names: blocks are a, b, c.. where they are few, else a, b1, b2..
+HIS = {"1": ("downsample_0", "downsample_1"), **{
+  f"2{letter}": (f"conv{i}", f"bn{i}") for i, letter in enumerate("abc", start=1)}}  # fmt: skip
+
+
+def _he(m) -> str:
+  kind, stage, letter, number, branch, blob = m.groups()
+  part = HIS[branch][kind != "res"]
+  leaf = BLOBS["conv" if kind == "res" else kind][int(blob)]
+  return f"layer{int(stage) - 1}_{number or ord(letter) - ord('a')}/{part}/{leaf}"
+
+
+HE = Rules((
+  (r"^(res|bn|scale)(\d)([a-z])(\d*)_branch(\w+)/(\d)$", _he),
+  (r"^(bn|scale)_conv1/(\d)$", lambda m: f"bn1/{BLOBS[m[1]][int(m[2])]}"),
+  (r"^fc1000(?=/)", "fc"),
+  *CAFFE_BLOBS,
+))  # fmt: skip
 # The same with norms folded, by order: in a first block, the shortcut's convolution comes first.
 CONVOLUTIONS = ["conv1", *(
   f"layer{s}_{i}/{part}" for s, depth in enumerate((3, 4, 6, 3), start=1) for i in range(depth)
@@ -75,6 +93,6 @@ SLIM = slim(
   (r"/shortcut/", "/downsample_0/"),
 )  # fmt: skip
 RULES = {
-  "caffe": CAFFE, "onnx": ONNX, "slim": SLIM,
+  "caffe": HE, "caffe:resnet50_1by2": CAFFE, "onnx": ONNX, "slim": SLIM,
   "cadene": CADENE, "cadene:resnet101": PLAIN, "cadene:resnet152": PLAIN, "keras": KERAS,
 }  # fmt: skip

@@ -67,6 +67,7 @@ class ResNet(nn.Module):
   stride_first: bool = False  # in a bottleneck's first 1x1, not in the 3x3
   stride_last: bool = False  # in a stage's last block, not in the next stage's first
   bias: bool = False  # of the convolutions, beside the norms'
+  stem_bias: bool = False  # of the first alone
   ceil_pool: bool = False  # the first pool as Caffe's: no padding, the last window kept
   same_pool: bool = False  # or as TensorFlow's, where the rest pads as torch does
   drop_path: float = 0.0  # of the last block; the first has none
@@ -75,7 +76,7 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, image, *, train: bool):
     n, ends = self.numerics, {}
-    x = n.conv(64, 7, 2, bias=self.bias, name="conv1")(image)
+    x = n.conv(64, 7, 2, bias=self.bias or self.stem_bias, name="conv1")(image)
     x = ends["stem"] = n.act(n.norm(train, name="bn1")(x))
     padding = "SAME" if self.same_pool else 0 if self.ceil_pool else None
     x = n.max_pool(x, 3, 2, padding=padding, ceil=self.ceil_pool)
@@ -242,6 +243,18 @@ _THIN = {
     "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa", "BSD-2-Clause",
     _NSFW_PIXELS, fields=_NSFW, classes=_NSFW_CLASSES),
 }
+# He's own, in Caffe (arXiv:1512.03385): the page links the files, which nothing vouches for; give
+# yours by --file. His pixels lack a mean picture, of which these are the means. Of one crop.
+_HE = {
+  f"{v}.caffe": Weights(
+    v, "caffe", "https://github.com/KaimingHe/deep-residual-networks", "", "MIT",
+    Preprocess(mean=(103.0626 / 255, 115.9029 / 255, 123.1516 / 255), std=BYTES, channels="BGR"),
+    top1, top5, fields={"stride_first": True, "ceil_pool": True, **more})
+  for v, top1, top5, more in (
+    ("resnet50", 75.3, 92.2, {"stem_bias": True}), ("resnet101", 76.4, 92.9, {}),
+    ("resnet152", 77.0, 93.3, {}),
+  )
+}
 # TF-slim's.
 SLIM = "https://download.tensorflow.org/models/"
 VGG_PIXELS = Preprocess(
@@ -254,7 +267,7 @@ _SLIM = {
     ("resnet50", 75.2, 92.2), ("resnet101", 76.4, 92.9), ("resnet152", 76.8, 93.2),
   )
 }
-WEIGHTS = _OTHER_FORMS | _THIN | _SLIM | {
+WEIGHTS = _OTHER_FORMS | _THIN | _HE | _SLIM | {
   f"{v}.tv{edition}": Weights(
     v, "torchvision", f"{TORCH}{v}-{sha}.pth", sha, "BSD-3-Clause", Preprocess(resize=resize),
     top1, top5)
