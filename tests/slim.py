@@ -16,6 +16,10 @@ from tests import wheels
 NAMES = {"alexnet_v2": "alexnet", "vgg_16": "vgg", "vgg_19": "vgg", "inception_v1": "inception_v1",
          "inception_v2": "inception_v2", "inception_v3": "inception_v3"}  # fmt: skip
 SCOPES = {"alexnet": "alexnet_v2_arg_scope"}
+RESEARCH = {  # what lies in no wheel of TF-slim, by the module below nets
+  "mobilenet_v1": "mobilenet_v1", "inception_v4": "inception_v4",
+  "inception_resnet_v2": "inception_resnet_v2",
+}  # fmt: skip
 EPS_SPREAD = 1e-3  # as in parity.randomize
 
 
@@ -25,7 +29,7 @@ class Runtime:
   def __init__(self, seed: int = 0, thin: int = 1):
     """`thin` divides the features of all layers but the last."""
     self.rng, self.variables, self.path = np.random.default_rng(seed), {}, []
-    self.thin = thin
+    self.thin, self.asked = thin, {}
 
   def variable(self, name: str, make) -> "torch.Tensor":  # noqa: F821
     import torch
@@ -41,12 +45,18 @@ class Runtime:
     if isinstance(name, types.SimpleNamespace):  # a scope that was left
       self.path = name.name.split("/")
     else:
-      self.path = [*before, name or default_name]
+      self.path = [*before, name or self.unused([*before, default_name])]
     try:
       path = "/".join(self.path)
       yield types.SimpleNamespace(name=path, original_name_scope=f"{path}/")
     finally:
       self.path = before
+
+  def unused(self, path: list[str]) -> str:
+    """The last name of `path`, with a number behind it if it was asked for before."""
+    path = "/".join(path)
+    self.asked[path] = count = self.asked.get(path, -1) + 1
+    return path.rpartition("/")[2] + (f"_{count}" if count else "")
 
   def conv2d(
     self, inputs, num_outputs, kernel_size, stride=1, padding="SAME", rate=1,
@@ -55,7 +65,7 @@ class Runtime:
     import torch
 
     num_outputs //= 1 if activation_fn is None else self.thin
-    size = kernel_size if isinstance(kernel_size, (list, tuple)) else [kernel_size] * 2
+    size = pair(kernel_size)
     shape, norm = (*size, inputs.shape[-1], num_outputs), normalizer_fn
     goal = 1.0 if norm is None and activation_fn is None else 0.2
 
@@ -76,13 +86,32 @@ class Runtime:
         x = norm(x, **(normalizer_params or {}))
       else:
         x = x + self.variable("biases", lambda: 0.3 * goal * self.rng.normal(size=num_outputs))
-    return x if activation_fn is None else torch.relu(x)
+    if activation_fn is None:
+      return x
+    return activation_fn(x) if callable(activation_fn) else torch.relu(x)
+
+  def fully_connected(self, inputs, num_outputs, activation_fn=None, scope=None, **_):
+    import torch
+
+    shape, spread = (inputs.shape[-1], num_outputs), float(inputs.std()) + EPS_SPREAD
+    with self.scope(scope):
+      kernel = self.variable(
+        "weights", lambda: self.rng.normal(size=shape) / spread / shape[0] ** 0.5
+      )
+      return torch.Tensor(inputs) @ kernel + self.variable(
+        "biases", lambda: 0.3 * self.rng.normal(size=num_outputs)
+      )
 
   def separable_conv2d(
-    self, inputs, num_outputs, kernel_size, depth_multiplier, stride=1, scope=None, **_
-  ):
-    """SAME, with biases and a ReLU: what its defaults are."""
+    self, inputs, num_outputs, kernel_size, depth_multiplier, stride=1, scope=None,
+    activation_fn=None, normalizer_fn=None, normalizer_params=None, **_,
+  ):  # fmt: skip
+    """SAME; without a norm and a 1x1 convolution of its own, or as its defaults are."""
     import torch
+
+    if num_outputs is None:
+      return self._depthwise(inputs, kernel_size, stride, scope, activation_fn, normalizer_fn,
+                             normalizer_params)  # fmt: skip
 
     count, draw = inputs.shape[-1], self.rng
     shape = (*kernel_size, count, depth_multiplier)
@@ -96,6 +125,18 @@ class Runtime:
       x = x.permute(0, 2, 3, 1) @ kernel[0, 0]
       x = x + self.variable("biases", lambda: 0.3 * draw.normal(size=num_outputs))
     return torch.relu(x)
+
+  def _depthwise(self, inputs, kernel_size, stride, scope, act, norm, params):
+    import torch
+
+    count, draw = inputs.shape[-1], self.rng
+    with self.scope(scope):
+      shape = (*kernel_size, count, 1)
+      kernel = self.variable("depthwise_weights", lambda: draw.normal(size=shape) / 3)
+      x = padded(inputs, kernel_size, stride, 1).permute(0, 3, 1, 2)
+      kernel = kernel.permute(2, 3, 0, 1).flatten(0, 1)[:, None]
+      x = torch.nn.functional.conv2d(x, kernel, None, stride, groups=count).permute(0, 2, 3, 1)
+      return act(norm(x, **(params or {})))
 
   def batch_norm(self, inputs, scale=False, epsilon=1e-3, activation_fn=None, scope=None, **_):
     import torch
@@ -122,7 +163,7 @@ class Runtime:
     """VALID ones of seven and more end a network: here, at any size, they see the whole map."""
     import torch
 
-    if padding == "VALID" and max(kernel_size) >= 7:
+    if padding == "VALID" and max(pair(kernel_size)) >= 7:
       return inputs.mean((1, 2), keepdim=True)
     sums = []
     for x in (inputs, torch.ones_like(inputs)):
@@ -131,11 +172,16 @@ class Runtime:
       sums.append(pool.permute(0, 2, 3, 1))
     return sums[0] / sums[1]
 
-  def repeat(self, inputs, times, layer, *args, scope, **named):
-    with self.scope(scope):
+  def repeat(self, inputs, times, layer, *args, scope=None, **named):
+    with self.scope(scope, "Repeat"):
+      scope = scope or layer.__name__
       for i in range(times):
         inputs = layer(inputs, *args, scope=f"{scope}_{i + 1}", **named)
     return inputs
+
+
+def pair(kernel) -> list[int]:
+  return list(kernel) if isinstance(kernel, (list, tuple)) else [kernel] * 2
 
 
 def padded(x, kernel, stride: int, rate: int, value: float = 0):
@@ -143,7 +189,7 @@ def padded(x, kernel, stride: int, rate: int, value: float = 0):
   import torch
 
   pads = []
-  for length, k in zip(x.shape[1:3], kernel):
+  for length, k in zip(x.shape[1:3], pair(kernel)):
     need = max((-(length // -stride) - 1) * stride + (k - 1) * rate + 1 - length, 0)
     pads = [need // 2, need - need // 2, *pads]
   return torch.nn.functional.pad(x, [0, 0, *pads], value=value)
@@ -218,12 +264,17 @@ def network(name: str, runtime: Runtime, num_classes: int):
 
   arg_scope = "tf_slim.ops.arg_scope"
   scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": TOOLS})
-  given = modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
-  family = NAMES.get(name, name.rpartition("_")[0])
-  code = wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
+  family = NAMES.get(name, RESEARCH.get(name, name.rpartition("_")[0]))
+  if name in RESEARCH:
+    given = research(runtime, scopes.arg_scope, scopes.add_arg_scope)
+    code = wheels.load("research", ["nets.inception_utils", f"nets.{family}"], given)
+  else:
+    given = modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
+    code = wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
   scope = getattr(code, SCOPES.get(family, f"{family}_arg_scope"), None)
 
   def run(image, **named):
+    runtime.asked.clear()
     with torch.no_grad(), scopes.arg_scope((scope or code.resnet_utils.resnet_arg_scope)()):
       image = image.as_subclass(Sized)
       out, _ = getattr(code, name)(image, num_classes, is_training=False, **named)
@@ -235,3 +286,38 @@ def network(name: str, runtime: Runtime, num_classes: int):
 class Shape(tuple):
   def as_list(self):
     return list(self)
+
+  def is_fully_defined(self):
+    return True
+
+  def __getitem__(self, item):
+    found = super().__getitem__(item)
+    return Shape(found) if isinstance(item, slice) else found
+
+
+def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
+  """What stands in for TensorFlow itself, whose `contrib.slim` these networks are written with."""
+  import torch
+
+  some = types.SimpleNamespace
+  names = ("conv2d", "separable_conv2d", "batch_norm", "max_pool2d", "avg_pool2d",
+           "fully_connected")  # fmt: skip
+  layers = {name: add_arg_scope(as_function(getattr(runtime, name), name)) for name in names}
+  layers |= {
+    "arg_scope": arg_scope, "repeat": runtime.repeat, "l2_regularizer": lambda decay: None,
+    "dropout": add_arg_scope(as_function(lambda inputs, *_, **__: inputs, "dropout")),
+    "flatten": lambda x, **_: x.flatten(1),
+    "variance_scaling_initializer": lambda *_, **__: None,
+  }  # fmt: skip
+  contrib = some(
+    slim=some(**layers), layers=some(softmax=lambda x, **_: x, l2_regularizer=lambda decay: None)
+  )
+  tensorflow = {
+    "contrib": contrib, "variable_scope": runtime.scope, "GraphKeys": some(UPDATE_OPS=""),
+    "concat": lambda values, axis: torch.cat(values, axis),
+    "nn": some(relu=torch.relu, relu6=torch.nn.functional.relu6, softmax=lambda x, **_: x),
+    "squeeze": lambda x, axes, **_: x.flatten(1),
+    "reduce_mean": lambda x, axes, keep_dims, **_: x.mean(axes, keep_dims),
+    "truncated_normal_initializer": lambda **_: None,
+  }  # fmt: skip
+  return {"tensorflow": tensorflow}

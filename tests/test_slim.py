@@ -79,6 +79,25 @@ def test_inception_v3_equals_their_code():
   assert max(found.values()) < 1e-4, found
 
 
+RESEARCH = {  # theirs -> our checkpoint, their further arguments, sizes, the largest difference
+  "mobilenet_v1": ("mobilenetv1_100.slim", {"global_pool": True}, SIZES, 1e-4),
+  # With these statistics its logits move by 6e-5 where the image changes by 2e-7.
+  "inception_v4": (
+    "inception_v4.slim", {"create_aux_logits": False}, ((107, 107), (124, 107)), 2e-4),
+  "inception_resnet_v2": (
+    "inception_resnet_v2.slim", {"create_aux_logits": False}, ((107, 107), (124, 107)), 1e-4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RESEARCH)
+def test_equals_the_code_of_later_networks(name):
+  checkpoint, more, sizes, tolerance = RESEARCH[name]
+  row = catalog.WEIGHTS[checkpoint]
+  found = compared(name, row.variant, row.fields, sizes, first=more, rest=more)
+  del found["numbers"]
+  assert max(found.values()) < tolerance, found
+
+
 THIN = {  # theirs -> our variant and its fields, an eighth as wide
   "vgg_16": ("vgg16", {"widths": (8, 16, 32, 64, 64), "hidden": 512}),
   "alexnet_v2": ("alexnet", {"pad": 0, "grid": 5, "widths": (8, 24, 48, 48, 32), "hidden": 512}),

@@ -22,6 +22,7 @@ WHEELS = {
   "shiftlab": ("shiftlab-ocr==0.3.1", "56c9d7dad85765b4"),
   "smp": ("segmentation-models-pytorch==0.6.0", "c46162221b5abe3b"),
   "slim": ("tf_slim==1.1.0", "fa2bab63b3925bd4"),
+  "research": ("tf_object_detection==0.0.3", "4cbb2cbe45d20f46"),  # with TF-slim's later networks
   "ddddocr": ("ddddocr==1.6.1", "c7c70f4ae2d03354"),
 }
 

@@ -1,7 +1,11 @@
-"""Inception-ResNet: timm's names (v2) and FaceNet's (v1) are ours; Keras counts layers."""
+"""Inception-ResNet: timm's names (v2) and FaceNet's (v1) are ours; Keras counts layers.
+
+TF-slim names blocks and branches.
+"""
 
 from convert.engine import KERAS_LEAVES, Rules, keras_layout
-from convert.rules import TORCH, TORCH_RENAMES
+from convert.rules import TORCH, TORCH_RENAMES, slim
+from convert.rules.inception_v4 import chained
 
 CADENE = Rules(((r"^last_linear\.", "classif."), *TORCH_RENAMES))
 
@@ -64,4 +68,28 @@ PYTORCHCV = Rules((
   (r"^output\.fc2\.", "logits."),
   *TORCH_RENAMES,
 ))  # fmt: skip
-RULES = {"cadene": CADENE, "facenet": TORCH, "keras": KERAS, "pytorchcv": PYTORCHCV}
+CHAINS = {"mixed_5b": (1, 2, 3, 2), "mixed_6a": (1, 3), "mixed_7a": (2, 2, 3)}
+
+
+def _branch(m) -> str:
+  block, branch, turn = m[1], int(m[2]), m[3] or "0a"  # a branch of one has no turn
+  length = CHAINS[block][branch] if block in CHAINS else 1 if not m[3] else 3
+  return f"{block}/{chained(length, branch, turn)}/"
+
+
+SLIM = slim(
+  (r"^InceptionResnetV2/AuxLogits/.*", ""),  # the second classifier, which only training uses
+  (r"^InceptionResnetV2/", ""),
+  (r"^Logits/Logits/", "classif/"),
+  (r"^Conv2d_(\d\w)_\dx\d/", r"conv2d_\1/"),
+  (r"^Mixed_(?=\w\w/)", "mixed_"),
+  (r"^Repeat(_\d)?/block\d+_(\d+)/", lambda m: f"repeat{m[1] or ''}_{int(m[2]) - 1}/"),
+  (r"^Block8/", "block8/"),
+  (r"^(\w+)/Branch_(\d)/Conv2d_(?:(\d\w)_)?\dx\d/", _branch),
+  (r"/Conv2d_1x1/", "/conv2d/"),
+  (r"/BatchNorm/", "/bn/"),
+  (r"(?<!classif)(?<!/conv2d)/(?=weights$)", "/conv/"),
+)
+RULES = {
+  "cadene": CADENE, "facenet": TORCH, "keras": KERAS, "pytorchcv": PYTORCHCV, "slim": SLIM,
+}  # fmt: skip

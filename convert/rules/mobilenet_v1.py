@@ -1,4 +1,4 @@
-"""How Keras, pytorchcv and TFLite name a MobileNet's arrays; timm's names are ours."""
+"""How Keras, pytorchcv, TF-slim and TFLite name a MobileNet's arrays; timm's names are ours."""
 
 from convert.engine import (
   KERAS_LEAVES,
@@ -10,7 +10,7 @@ from convert.engine import (
   squeeze_tflite,
   tflite_layout,
 )
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 FIRST = (1, 2, 4, 6, 12)  # Keras counts blocks from 1; these begin our stacks
 
@@ -59,4 +59,20 @@ TFLITE = Rules(
   tflite_layout,
   operations=(("params/classifier/kernel", squeeze_tflite),),
 )
-RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "tflite": TFLITE}
+
+
+SLIM_PARTS = {"depthwise": ("conv_dw", "bn1"), "pointwise": ("conv_pw", "bn2")}
+
+
+def _slim(m) -> str:
+  return f"{place(int(m[1]))}/{SLIM_PARTS[m[2]][bool(m[3])]}/"
+
+
+SLIM = slim(
+  (r"^MobilenetV1/Conv2d_0/BatchNorm/", "bn1/"),
+  (r"^MobilenetV1/Conv2d_0/", "conv_stem/"),
+  (r"^MobilenetV1/Conv2d_(\d+)_(depthwise|pointwise)/(BatchNorm/)?", _slim),
+  (r"^MobilenetV1/Logits/Conv2d_1c_1x1/", "classifier/"),
+  heads="classifier",
+)
+RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "slim": SLIM, "tflite": TFLITE}

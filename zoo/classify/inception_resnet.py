@@ -159,6 +159,11 @@ WEIGHTS = {
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_resnet_v2/"
     "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels.h5", "", "Apache-2.0",
     Preprocess(299, 342, (0.5,) * 3, (0.5,) * 3), 80.3, 95.3, fields={"norm_scale": False}),
+  "inception_resnet_v2.slim": Weights(  # no hash is published
+    "inception_resnet_v2", "slim", "https://download.tensorflow.org/models/"
+    "inception_resnet_v2_2016_08_30.tar.gz#inception_resnet_v2_2016_08_30.ckpt", "", "Apache-2.0",
+    Preprocess(299, 342, (0.5,) * 3, (0.5,) * 3), 80.4, 95.3,
+    fields={"norm_scale": False, "num_classes": 1001}),
   "inception_resnet_v1.vggface2": Weights(
     "inception_resnet_v1", "facenet", f"{FACENET}20180402-114759-vggface2.pt", "", "MIT", FACES,
     fields={"num_classes": 8631}),

