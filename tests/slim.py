@@ -15,10 +15,11 @@ from tests import wheels
 
 NAMES = {"alexnet_v2": "alexnet", "vgg_16": "vgg", "vgg_19": "vgg", "inception_v1": "inception_v1",
          "inception_v2": "inception_v2", "inception_v3": "inception_v3"}  # fmt: skip
-SCOPES = {"alexnet": "alexnet_v2_arg_scope"}
-RESEARCH = {  # what lies in no wheel of TF-slim, by the module below nets
-  "mobilenet_v1": "mobilenet_v1", "inception_v4": "inception_v4",
-  "inception_resnet_v2": "inception_resnet_v2",
+SCOPES = {"alexnet": "alexnet_v2_arg_scope", "mobilenet": "training_scope"}
+RESEARCH = {  # what lies in no wheel of TF-slim -> modules, the network's last
+  "mobilenet_v1": ("mobilenet_v1",), "inception_v4": ("inception_utils", "inception_v4"),
+  "inception_resnet_v2": ("inception_resnet_v2",),
+  "mobilenet": ("mobilenet.conv_blocks", "mobilenet.mobilenet", "mobilenet.mobilenet_v2"),
 }  # fmt: skip
 EPS_SPREAD = 1e-3  # as in parity.randomize
 
@@ -80,7 +81,7 @@ class Runtime:
       drawn = self.rng.normal(size=shape).astype(np.float32)
       return drawn * (goal / (float(convolve(torch.from_numpy(drawn)).std()) + 1e-6))
 
-    with self.scope(scope):
+    with self.scope(scope, "Conv"):
       x = convolve(self.variable("weights", kernel))
       if norm is not None:
         x = norm(x, **(normalizer_params or {}))
@@ -259,15 +260,21 @@ def network(name: str, runtime: Runtime, num_classes: int):
   class Sized(torch.Tensor):
     """As TensorFlow's, with a shape that is asked for."""
 
+    name = ""
+    graph = types.SimpleNamespace(get_operations=lambda: ())
+
     def get_shape(self):
       return Shape(self.shape)
 
+    def set_shape(self, shape):
+      pass
+
   arg_scope = "tf_slim.ops.arg_scope"
   scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": TOOLS})
-  family = NAMES.get(name, RESEARCH.get(name, name.rpartition("_")[0]))
+  family = NAMES.get(name, name if name in RESEARCH else name.rpartition("_")[0])
   if name in RESEARCH:
     given = research(runtime, scopes.arg_scope, scopes.add_arg_scope)
-    code = wheels.load("research", ["nets.inception_utils", f"nets.{family}"], given)
+    code = wheels.load("research", [f"nets.{module}" for module in RESEARCH[name]], given)
   else:
     given = modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
     code = wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
@@ -304,7 +311,8 @@ def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
            "fully_connected")  # fmt: skip
   layers = {name: add_arg_scope(as_function(getattr(runtime, name), name)) for name in names}
   layers |= {
-    "arg_scope": arg_scope, "repeat": runtime.repeat, "l2_regularizer": lambda decay: None,
+    "arg_scope": arg_scope, "add_arg_scope": add_arg_scope, "softmax": lambda x, scope=None: x,
+    "repeat": runtime.repeat, "l2_regularizer": lambda decay: None,
     "dropout": add_arg_scope(as_function(lambda inputs, *_, **__: inputs, "dropout")),
     "flatten": lambda x, **_: x.flatten(1),
     "variance_scaling_initializer": lambda *_, **__: None,
@@ -315,7 +323,12 @@ def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
   tensorflow = {
     "contrib": contrib, "variable_scope": runtime.scope, "GraphKeys": some(UPDATE_OPS=""),
     "concat": lambda values, axis: torch.cat(values, axis),
-    "nn": some(relu=torch.relu, relu6=torch.nn.functional.relu6, softmax=lambda x, **_: x),
+    "identity": lambda x, name=None: x, "zeros_initializer": lambda: None,
+    "name_scope": lambda name: contextlib.nullcontext(),
+    "nn": some(
+      relu=torch.relu, relu6=torch.nn.functional.relu6, softmax=lambda x, **_: x,
+      avg_pool=lambda x, **_: x.mean((1, 2), keepdim=True),  # of the whole map, at the end
+    ),
     "squeeze": lambda x, axes, **_: x.flatten(1),
     "reduce_mean": lambda x, axes, keep_dims, **_: x.mean(axes, keep_dims),
     "truncated_normal_initializer": lambda **_: None,

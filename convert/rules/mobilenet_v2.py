@@ -1,7 +1,7 @@
-"""How torchvision and Keras name a MobileNetV2's arrays; timm's names are ours."""
+"""How torchvision, Keras and TF-slim name a MobileNetV2's arrays; timm's names are ours."""
 
 from convert.engine import KERAS_LEAVES, Rules, depthwise, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.rules import TORCH_RENAMES, slim
 
 # Both count the blocks through, across stacks of these depths.
 BLOCKS = [(s, i) for s, depth in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(depth)]
@@ -47,4 +47,13 @@ KERAS = Rules(
   keras_layout,
   operations=((".*/conv_dw/kernel", depthwise),),
 )
-RULES = {"torchvision": TORCHVISION, "keras": KERAS}
+SLIM = slim(
+  (r"^MobilenetV2/Conv/BatchNorm/", "bn1/"),
+  (r"^MobilenetV2/Conv/", "conv_stem/"),
+  (r"^MobilenetV2/Conv_1/BatchNorm/", "bn2/"),
+  (r"^MobilenetV2/Conv_1/", "conv_head/"),
+  (r"^MobilenetV2/expanded_conv(?:_(\d+))?/([a-z]+)/(BatchNorm/)?", keras_part),
+  (r"^MobilenetV2/Logits/Conv2d_1c_1x1/", "classifier/"),
+  heads="classifier",
+)
+RULES = {"torchvision": TORCHVISION, "keras": KERAS, "slim": SLIM}

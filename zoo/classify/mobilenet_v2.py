@@ -106,6 +106,17 @@ WEIGHTS = {
     ("mobilenetv2_140", "ra_in1k", None, None),
   )
 } | {
+  # TF-slim's own, of which no hash is published.
+  f"{v}.slim": Weights(
+    v, "slim", f"https://storage.googleapis.com/mobilenet_v2/checkpoints/mobilenet_v2_{width}_224.tgz"
+    f"#mobilenet_v2_{width}_224.ckpt", "", "Apache-2.0", HALVES, top1, top5,
+    {"eps": 1e-3, "padding": "tf", "num_classes": 1001})
+  for v, width, top1, top5 in (
+    ("mobilenetv2_035", "0.35", 60.3, 82.9), ("mobilenetv2_050", "0.5", 65.4, 86.4),
+    ("mobilenetv2_075", "0.75", 69.8, 89.6), ("mobilenetv2_100", "1.0", 71.8, 91.0),
+    ("mobilenetv2_140", "1.4", 75.0, 92.5),
+  )
+} | {
   f"{v}.keras": Weights(v, "keras", KERAS.format(width), "", "not stated", HALVES, top1, top5,
                         {"eps": 1e-3, "padding": "tf"})
   for v, width, top1, top5 in (
