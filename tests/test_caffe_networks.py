@@ -30,25 +30,26 @@ class Net:
   def relu(self, name: str) -> None:
     self.add("ReLU", f"relu_{name}", top=self.top)
 
-  def blobs(self, kind: str, name: str, shape: tuple[int, ...], bias: bool = True) -> None:
-    weight = RNG.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
+  def blobs(self, kind: str, name: str, shape: tuple[int, ...], bias=True, gain=1.0) -> None:
+    weight = gain * RNG.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
     pairs = (weight, shape), (0.1 * RNG.normal(size=shape[0]), shape[:1])
     made = [graphs.blob(a.astype("<f4").tobytes(), dims) for a, dims in pairs[: 1 + bias]]
     self.layers.append(graphs.layer(*made, name=name.encode(), kind=kind.encode()))
 
   def conv(
-    self, name: str, out: int, kernel: int, stride=1, pad=0, group=1, bottom="", norm=(), bias=True
-  ) -> None:
-    """`norm` names layers of statistics and of scales, which have a ReLU behind them or not."""
+    self, name: str, out: int, kernel: int, stride=1, pad=0, group=1, bottom="", norm=(), bias=True,
+    gain=1.0,
+  ) -> None:  # fmt: skip
+    """`norm` names layers of statistics and of scales; a ReLU follows where it is (), not None."""
     self.add(
       "Convolution", name,
       f"convolution_param {{ num_output: {out} kernel_size: {kernel} stride: {stride} pad: {pad} "
       f"group: {group} bias_term: {str(bias).lower()} }}", (bottom,) if bottom else (),
     )  # fmt: skip
-    self.blobs("Convolution", name, (out, self.channels // group, kernel, kernel), bias)
+    self.blobs("Convolution", name, (out, self.channels // group, kernel, kernel), bias, gain)
     if norm:
       self.norm(*norm, out)
-    else:
+    elif norm is not None:
       self.relu(name)
     if not bottom:
       self.channels = out
@@ -163,6 +164,65 @@ def resnet(depths: tuple[int, ...], letters: bool, width: int) -> Net:
   return net
 
 
+def seresnet(depths: tuple[int, ...], groups: int) -> Net:
+  """The authors': what their own Axpy layer does is a product of two layers and a sum."""
+  net, norm = Net(97), lambda name: (f"{name}/bn", f"{name}/bn/scale")
+  net.conv("conv1/7x7_s2", 64, 7, 2, 3, norm=norm("conv1/7x7_s2"), bias=False)
+  net.relu("conv1")
+  net.pool("pool1/3x3_s2")
+  for s, depth in enumerate(depths, start=2):
+    out = 64 * 2**s
+    inner = out // 4 if groups == 1 else out // 2
+    for i in range(1, depth + 1):
+      block, stride, source, before = f"conv{s}_{i}", 1 + (s > 2 and i == 1), net.top, net.channels
+      first, second = (stride, 1) if groups == 1 else (1, stride)
+      for part, width, kernel, step, group in (
+        ("1x1_reduce", inner, 1, first, 1), ("3x3", inner, 3, second, groups),
+        ("1x1_increase", out, 1, 1, 1),
+      ):  # fmt: skip
+        name = f"{block}_{part}"
+        net.conv(name, width, kernel, step, kernel // 2, group, norm=norm(name), bias=False)
+        if part != "1x1_increase":
+          net.relu(name)
+      grown = net.top
+      pool = "pooling_param { pool: AVE global_pooling: true }"
+      net.add("Pooling", f"{block}_global_pool", pool)
+      net.conv(f"{block}_1x1_down", out // 16, 1)
+      net.conv(f"{block}_1x1_up", out, 1, norm=None, gain=1e-3)  # so that gates are half open
+      net.add("Sigmoid", f"{block}_prob", top=net.top)
+      net.add("Scale", f"{block}_times", "scale_param { axis: 0 }", (grown, net.top))
+      gated = net.top
+      if i == 1:
+        net.top, net.channels = source, before
+        name = f"{block}_1x1_proj"
+        net.conv(name, out, 1, stride, norm=norm(name), bias=False)
+        source = net.top
+      net.add("Eltwise", block, "", (source, gated))
+      net.relu(block)
+  net.add("Pooling", "pool5/7x7_s1", "pooling_param { pool: AVE global_pooling: true }")
+  net.dense("classifier", 10)
+  return net
+
+
+def mobilenet(width: float) -> Net:
+  net, norm = Net(97), lambda name: (f"{name}/bn", f"{name}/scale")
+
+  def conv(name, out, kernel, stride=1, group=1):
+    net.conv(name, out, kernel, stride, kernel // 2, group, norm=norm(name), bias=False)
+    net.relu(name)
+
+  conv("conv1", int(32 * width), 3, 2)
+  plan = (("2_1", 64, 1), ("2_2", 128, 2), ("3_1", 128, 1), ("3_2", 256, 2), ("4_1", 256, 1),
+          ("4_2", 512, 2), *((f"5_{i}", 512, 1) for i in range(1, 6)), ("5_6", 1024, 2),
+          ("6", 1024, 1))  # fmt: skip
+  for name, out, stride in plan:
+    conv(f"conv{name}/dw", net.channels, 3, stride, net.channels)
+    conv(f"conv{name}/sep", int(out * width), 1)
+  net.add("Pooling", "pool6", "pooling_param { pool: AVE global_pooling: true }")
+  net.conv("fc7", 10, 1, norm=None)
+  return net
+
+
 VGG, ALEXNET = (8, 16, 24, 32, 512), (8, 16, 24, 24, 256)  # fc6 flattens as many as published
 THIN = {
   "vgg16.caffe": (lambda: vgg((2, 2, 3, 3, 3), VGG), {"widths": VGG, "hidden": 64}),
@@ -171,9 +231,12 @@ THIN = {
   "squeezenet1_0.caffe": (lambda: squeezenet(96, 7, (2, 5, 9)), {}),
   "squeezenet1_1.caffe": (lambda: squeezenet(64, 3, (2, 4, 6)), {}),
   "resnet50.caffe": (lambda: resnet((3, 4, 6, 3), True, 8), {"width": 8}),
+  "legacy_seresnet50.caffe": (lambda: seresnet((3, 4, 6, 3), 1), {}),
+  "legacy_seresnext50_32x4d.caffe": (lambda: seresnet((3, 4, 6, 3), 32), {}),
+  "mobilenetv1_100.caffe": (lambda: mobilenet(0.25), {"width": 0.25}),
   "resnet101.caffe": (lambda: resnet((3, 4, 23, 3), False, 8), {"width": 8}),
 }
-SIZES = {"squeezenet": 131, "resnet": 97}
+SIZES = {"squeezenet": 131, "resne": 97, "mobilenet": 97}
 
 
 @pytest.mark.parametrize("name", THIN)

@@ -6,11 +6,12 @@ from convert.engine import (
   Rules,
   depthwise,
   keras_layout,
+  squeeze,
   squeeze_keras,
   squeeze_tflite,
   tflite_layout,
 )
-from convert.rules import TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, CAFFE_LEAVES, TORCH_RENAMES, slim
 
 FIRST = (1, 2, 4, 6, 12)  # Keras counts blocks from 1; these begin our stacks
 
@@ -61,6 +62,25 @@ TFLITE = Rules(
 )
 
 
+# In Caffe the blocks of a width share a number; both convolutions of a block have a norm.
+CAFFE_BLOCKS = dict(zip(
+  ("2_1", "2_2", "3_1", "3_2", "4_1", "4_2", *(f"5_{i}" for i in range(1, 7)), "6"), range(1, 14)
+))  # fmt: skip
+
+
+def _caffe(m) -> str:
+  block, part, norm, blob = m.groups()
+  name = {"dw": ("conv_dw", "bn1"), "sep": ("conv_pw", "bn2")}[part][norm is not None]
+  return f"{place(CAFFE_BLOCKS[block])}/{name}/{CAFFE_LEAVES[norm or ''][int(blob)]}"
+
+
+CAFFE = Rules((
+  (r"^conv1/(bn|scale)/(\d)$", lambda m: f"bn1/{CAFFE_LEAVES[m[1]][int(m[2])]}"),
+  (r"^conv1/", "conv_stem/"),
+  (r"^conv(\d(?:_\d)?)/(dw|sep)/(?:(bn|scale)/)?(\d)$", _caffe),
+  (r"^fc7/", "classifier/"),
+  *CAFFE_BLOBS,
+), operations=(("params/classifier/kernel", squeeze),))  # fmt: skip
 SLIM_PARTS = {"depthwise": ("conv_dw", "bn1"), "pointwise": ("conv_pw", "bn2")}
 
 
@@ -75,4 +95,6 @@ SLIM = slim(
   (r"^MobilenetV1/Logits/Conv2d_1c_1x1/", "classifier/"),
   heads="classifier",
 )
-RULES = {"keras": KERAS, "pytorchcv": PYTORCHCV, "slim": SLIM, "tflite": TFLITE}
+RULES = {
+  "caffe": CAFFE, "keras": KERAS, "pytorchcv": PYTORCHCV, "slim": SLIM, "tflite": TFLITE,
+}  # fmt: skip

@@ -110,7 +110,17 @@ CADENE = "http://data.lip6.fr/cadene/pretrainedmodels/"
 PYTORCHCV = "https://github.com/osmr/imgclsmob/releases/download/"
 BICUBIC = Preprocess(interpolation="bicubic")
 RSB = Preprocess(resize=235, interpolation="bicubic")  # 224 is 0.95 of it
+AUTHORS = "https://github.com/hujie-frank/SENet"  # links the files, which nothing vouches for
 WEIGHTS = {
+  # The authors' own: give the file by --file. Of one crop.
+  **{f"{v}.caffe": Weights(
+    v, "caffe", AUTHORS, "", "Apache-2.0", Preprocess(
+      mean=(104 / 255, 117 / 255, 123 / 255), std=(1 / 255,) * 3, channels="BGR"), top1, top5)
+    for v, top1, top5 in (
+      ("legacy_seresnet50", 77.63, 93.64), ("legacy_seresnet101", 78.25, 94.1),
+      ("legacy_seresnet152", 78.66, 94.46), ("legacy_seresnext50_32x4d", 79.03, 94.46),
+      ("legacy_seresnext101_32x4d", 80.19, 95.04),
+    )},
   "legacy_seresnet50.in1k": Weights(
     "legacy_seresnet50", "cadene", TIMM + "v0.1-cadene/se_resnet50-ce0d4300.pth", "ce0d4300",
     "Apache-2.0", top1=77.65, top5=93.732),
