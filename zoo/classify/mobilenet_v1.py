@@ -118,7 +118,7 @@ WEIGHTS = {
     70.81, 89.85, fields={"act": nn.relu}),
   # No hash of TF-slim's own is published.
   **{f"mobilenetv1_{width}.slim": Weights(
-    f"mobilenetv1_{width}", "slim", "http://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
+    f"mobilenetv1_{width}", "slim", "https://download.tensorflow.org/models/mobilenet_v1_2018_02_22/"
     f"mobilenet_v1_{file}_224.tgz#mobilenet_v1_{file}_224.ckpt", "", "Apache-2.0",
     Preprocess(mean=HALF, std=HALF), top1, top5,
     fields={"num_classes": 1001, "padding": "tf", "eps": 1e-3})
