@@ -36,7 +36,6 @@ from zoo import explain
 from zoo.detect.found import Found
 
 RECIPES = Path(__file__).parent.parent / "train/recipes"
-SPLITS = ("train", "val", "test")
 PIXELS = 224  # of the pictures that maps are drawn of
 BAG = 3  # pictures
 VALIDATED = {  # a figure's name in metrics.csv
@@ -206,8 +205,7 @@ def train(name: str, recipe: Recipe, flags, more: Sequence[str]) -> str:
       done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
       return f"{name}: {Path(f'{where}.log').read_text().strip().splitlines()[-1]}"
-  facts = {"seconds": round(time.perf_counter() - start), "flags": list(more),
-           "device": flags.device}  # fmt: skip
+  facts = {"seconds": round(time.perf_counter() - start), "flags": list(more)}
   try:
     reached = recipe.reached(run)
   except (KeyError, ValueError, OSError) as error:  # the others' figures are kept
@@ -244,9 +242,9 @@ def weak(run: Path, scenes: Path, out: Path, batch: int = 20) -> list[str]:
   model, variables = zoo.load(run, output_stride=16)  # maps of 14x14
   record = zoo.record(run)
   pixels = dataclasses.replace(record.preprocess, size=PIXELS, resize=PIXELS)
-  source = detection.load(scenes).splits["test"]
-  classes = list(record.classes)
-  names = {c: classes.index(name) for c, name in enumerate(detection.load(scenes).classes)}
+  data = detection.load(scenes)
+  source, classes = data.splits["test"], list(record.classes)
+  names = {c: classes.index(name) for c, name in enumerate(data.classes)}
   asked = [
     (i, c, o.boxes[o.labels == c][0] * PIXELS / source.sizes[i][0])
     for i, o in enumerate(source.objects) for c in sorted(set(o.labels.tolist()))

@@ -1,7 +1,7 @@
 """How Keras, TF-slim, Caffe and pretrainedmodels name a ResNet's arrays; ResNeXts go by place."""
 
 from convert.engine import KERAS_LEAVES, ONNX_LEAVES, Rules, keras_layout
-from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, CAFFE_LEAVES, TORCH_RENAMES, slim
 
 PARTS = {
   "0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3",
@@ -35,10 +35,7 @@ BRANCHES = {
   "proj_shortcut": ("downsample_0", "downsample_1"), "branch2a": ("conv1", "bn1"),
   "branch2b": ("conv2", "bn2"), "branch2c": ("conv3", "bn3"),
 }  # fmt: skip
-BLOBS = {
-  "conv": ("weight", "bias"), "fc": ("weight", "bias"), "bn": ("running_mean", "running_var"),
-  "scale": ("weight", "bias"),
-}  # fmt: skip
+BLOBS = CAFFE_LEAVES | dict.fromkeys(("conv", "fc", "res"), CAFFE_LEAVES[""])
 
 
 def _caffe(m) -> str:
@@ -61,8 +58,8 @@ HIS = {"1": ("downsample_0", "downsample_1"), **{
 def _he(m) -> str:
   kind, stage, letter, number, branch, blob = m.groups()
   part = HIS[branch][kind != "res"]
-  leaf = BLOBS["conv" if kind == "res" else kind][int(blob)]
-  return f"layer{int(stage) - 1}_{number or ord(letter) - ord('a')}/{part}/{leaf}"
+  block = number or ord(letter) - ord("a")
+  return f"layer{int(stage) - 1}_{block}/{part}/{BLOBS[kind][int(blob)]}"
 
 
 HE = Rules((
