@@ -3,7 +3,8 @@
 The index is a sorted table of LevelDB: blocks of keys, each of which says what it has in common
 with the one before, and a last block that says where they are. A value is a small message: type,
 shape, place in a shard. Checksums are not looked at; shape and size must agree. Names lose what the
-object graph appends to them. The form of 2015 and 2016, which TF-slim's checkpoints have, is one
+object graph appends to them. Where a moving average of a variable was kept beside it, that is what
+was published, and it is read in its place. The form of 2015 and 2016, which TF-slim's checkpoints have, is one
 `.ckpt`: the same table, compressed by Snappy, with the arrays in it.
 """
 
@@ -34,6 +35,7 @@ OLD = {  # the first value has what is known of each, the others have one each
   2: ("stored", {1: ("name", "text"), 3: ("tensor", TENSOR)}),
 }  # fmt: skip
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+AVERAGE = "/ExponentialMovingAverage"
 INDEXES = ("variables/variables.index", "*.index")
 
 
@@ -46,7 +48,7 @@ def arrays(data: np.ndarray, path: Path) -> dict[str, np.ndarray]:
   rows = _rows(data)
   name, value = next(rows, (b"", data[:0]))
   if not name and [field[:2] for field in protobuf.outline(value[:64])][:1] == [(1, BYTES)]:
-    return gathered(_old(value, rows, len(data)), len(data))
+    return _averaged(gathered(_old(value, rows, len(data)), len(data)))
   header = protobuf.parse(value, HEADER)
   count = header.one("shards", 0)
   if name or not 0 < count <= SHARD_LIMIT or header.one("big_endian", 0):
@@ -56,7 +58,15 @@ def arrays(data: np.ndarray, path: Path) -> dict[str, np.ndarray]:
   stem = path.name.removesuffix(".index")
   places = [beside(path, f"{stem}.data-{i:05}-of-{count:05}", "a shard") for i in range(count)]
   shards = [mapped(place) for place in places]
-  return gathered(_variables(rows, shards), sum(map(len, shards)))
+  return _averaged(gathered(_variables(rows, shards), sum(map(len, shards))))
+
+
+def _averaged(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  averages = {name.removesuffix(AVERAGE): name for name in found if name.endswith(AVERAGE)}
+  return {
+    name: found[averages.get(name, name)] for name in {**found, **averages}
+    if not name.endswith(AVERAGE)
+  }  # fmt: skip
 
 
 def _variables(rows, shards: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,11 +15,18 @@ from tests import wheels
 
 NAMES = {"alexnet_v2": "alexnet", "vgg_16": "vgg", "vgg_19": "vgg", "inception_v1": "inception_v1",
          "inception_v2": "inception_v2", "inception_v3": "inception_v3"}  # fmt: skip
-SCOPES = {"alexnet": "alexnet_v2_arg_scope", "mobilenet": "training_scope"}
+SCOPES = {
+  "alexnet": "alexnet_v2_arg_scope", "mobilenet": "training_scope",
+  "build_nasnet_mobile": "nasnet_mobile_arg_scope",
+  "build_nasnet_large": "nasnet_large_arg_scope", "build_pnasnet_large": "pnasnet_large_arg_scope",
+}  # fmt: skip
+NASNET = ("nasnet.nasnet_utils", "nasnet.nasnet")
 RESEARCH = {  # what lies in no wheel of TF-slim -> modules, the network's last
   "mobilenet_v1": ("mobilenet_v1",), "inception_v4": ("inception_utils", "inception_v4"),
   "inception_resnet_v2": ("inception_resnet_v2",),
   "mobilenet": ("mobilenet.conv_blocks", "mobilenet.mobilenet", "mobilenet.mobilenet_v2"),
+  "build_nasnet_mobile": NASNET, "build_nasnet_large": NASNET,
+  "build_pnasnet_large": (*NASNET, "nasnet.pnasnet"),
 }  # fmt: skip
 EPS_SPREAD = 1e-3  # as in parity.randomize
 
@@ -61,7 +68,8 @@ class Runtime:
 
   def conv2d(
     self, inputs, num_outputs, kernel_size, stride=1, padding="SAME", rate=1,
-    activation_fn="relu", normalizer_fn=None, normalizer_params=None, scope=None, **_,
+    activation_fn="relu", normalizer_fn=None, normalizer_params=None, scope=None,
+    biases_initializer="zeros", **_,
   ):  # fmt: skip
     import torch
 
@@ -85,7 +93,7 @@ class Runtime:
       x = convolve(self.variable("weights", kernel))
       if norm is not None:
         x = norm(x, **(normalizer_params or {}))
-      else:
+      elif biases_initializer is not None:
         x = x + self.variable("biases", lambda: 0.3 * goal * self.rng.normal(size=num_outputs))
     if activation_fn is None:
       return x
@@ -105,7 +113,8 @@ class Runtime:
 
   def separable_conv2d(
     self, inputs, num_outputs, kernel_size, depth_multiplier, stride=1, scope=None,
-    activation_fn=None, normalizer_fn=None, normalizer_params=None, **_,
+    activation_fn="relu", normalizer_fn=None, normalizer_params=None, biases_initializer="zeros",
+    **_,
   ):  # fmt: skip
     """SAME; without a norm and a 1x1 convolution of its own, or as its defaults are."""
     import torch
@@ -115,7 +124,7 @@ class Runtime:
                              normalizer_params)  # fmt: skip
 
     count, draw = inputs.shape[-1], self.rng
-    shape = (*kernel_size, count, depth_multiplier)
+    shape = (*pair(kernel_size), count, depth_multiplier)
     with self.scope(scope):
       kernel = self.variable("depthwise_weights", lambda: 0.1 * draw.normal(size=shape))
       x = padded(inputs, kernel_size, stride, 1).permute(0, 3, 1, 2)
@@ -124,8 +133,9 @@ class Runtime:
       shape = (1, 1, count * depth_multiplier, num_outputs)
       kernel = self.variable("pointwise_weights", lambda: 0.2 * draw.normal(size=shape))
       x = x.permute(0, 2, 3, 1) @ kernel[0, 0]
-      x = x + self.variable("biases", lambda: 0.3 * draw.normal(size=num_outputs))
-    return torch.relu(x)
+      if biases_initializer is not None:
+        x = x + self.variable("biases", lambda: 0.3 * draw.normal(size=num_outputs))
+    return x if activation_fn is None else torch.relu(x)
 
   def _depthwise(self, inputs, kernel_size, stride, scope, act, norm, params):
     import torch
@@ -263,8 +273,12 @@ def network(name: str, runtime: Runtime, num_classes: int):
     name = ""
     graph = types.SimpleNamespace(get_operations=lambda: ())
 
+    @property
+    def shape(self):
+      return Shape(super().shape)
+
     def get_shape(self):
-      return Shape(self.shape)
+      return self.shape
 
     def set_shape(self, shape):
       pass
@@ -291,6 +305,8 @@ def network(name: str, runtime: Runtime, num_classes: int):
 
 
 class Shape(tuple):
+  ndims = property(len)
+
   def as_list(self):
     return list(self)
 
@@ -300,6 +316,19 @@ class Shape(tuple):
   def __getitem__(self, item):
     found = super().__getitem__(item)
     return Shape(found) if isinstance(item, slice) else found
+
+
+class HParams(types.SimpleNamespace):
+  """Of `tf.contrib.training`."""
+
+  set_hparam = types.SimpleNamespace.__setattr__
+
+
+def average(x, kernel=(), strides=(), *_, **__):
+  """Of 1x1, every so many pixels; else of the whole map, as at the end of MobileNet."""
+  if list(kernel) == [1, 1, 1, 1]:
+    return x[:, :: strides[1], :: strides[2]]
+  return x.mean((1, 2), keepdim=True)
 
 
 def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
@@ -318,8 +347,13 @@ def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
     "variance_scaling_initializer": lambda *_, **__: None,
   }  # fmt: skip
   contrib = some(
-    slim=some(**layers), layers=some(softmax=lambda x, **_: x, l2_regularizer=lambda decay: None)
-  )
+    slim=some(**layers), framework=some(arg_scope=arg_scope, add_arg_scope=add_arg_scope),
+    layers=some(
+      softmax=lambda x, **_: x, l2_regularizer=lambda decay: None,
+      variance_scaling_initializer=lambda **_: None,
+    ),
+    training=some(HParams=HParams),
+  )  # fmt: skip
   tensorflow = {
     "contrib": contrib, "variable_scope": runtime.scope, "GraphKeys": some(UPDATE_OPS=""),
     "concat": lambda values, axis: torch.cat(values, axis),
@@ -327,10 +361,12 @@ def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
     "name_scope": lambda name: contextlib.nullcontext(),
     "nn": some(
       relu=torch.relu, relu6=torch.nn.functional.relu6, softmax=lambda x, **_: x,
-      avg_pool=lambda x, **_: x.mean((1, 2), keepdim=True),  # of the whole map, at the end
+      avg_pool=average,
     ),
+    "pad": lambda x, pads: torch.nn.functional.pad(x, [n for row in pads[::-1] for n in row]),
+    "test": some(is_gpu_available=lambda: False),
     "squeeze": lambda x, axes, **_: x.flatten(1),
-    "reduce_mean": lambda x, axes, keep_dims, **_: x.mean(axes, keep_dims),
+    "reduce_mean": lambda x, axes, keep_dims=False, **_: x.mean(axes, keep_dims),
     "truncated_normal_initializer": lambda **_: None,
   }  # fmt: skip
   return {"tensorflow": tensorflow}

@@ -88,6 +88,7 @@ RESEARCH = {  # our checkpoint -> theirs, its further arguments, sizes, the larg
   # With these statistics its logits move by 6e-5 where the image changes by 2e-7.
   "inception_v4.slim": ("inception_v4", AUX, ((107, 107), (124, 107)), 2e-4),
   "inception_resnet_v2.slim": ("inception_resnet_v2", AUX, ((107, 107), (124, 107)), 1e-4),
+  "nasnetamobile.slim": ("build_nasnet_mobile", {}, SIZES, 1e-4),
 }
 
 
@@ -98,6 +99,24 @@ def test_equals_the_code_of_later_networks(checkpoint):
   found = compared(name, row.variant, row.fields, sizes, first=more, rest=more)
   del found["numbers"]
   assert max(found.values()) < tolerance, found
+
+
+NASNETS = (("build_nasnet_large", "nasnetalarge", 18), ("build_pnasnet_large", "pnasnet5large", 12))
+
+
+@pytest.mark.parametrize(("name", "variant", "cells"), NASNETS)
+def test_equals_the_code_of_nasnets_as_deep_and_narrower(name, variant, cells):
+  config = slim.HParams(
+    stem_multiplier=0.25, dense_dropout_keep_prob=0.5, num_cells=cells, filter_scaling_rate=2.0,
+    num_conv_filters=16, drop_path_keep_prob=1.0, use_aux_head=1, num_reduction_layers=2,
+    data_format="NHWC", skip_reduction_layer_input=1, total_training_steps=1,
+    use_bounded_activation=False,
+  )  # fmt: skip
+  fields = {"num_classes": 1001, "width": 16, "stem": 8}
+  more = {"config": config}
+  found = compared(name, variant, fields, SIZES[1:], first=more, rest=more)
+  del found["numbers"]
+  assert max(found.values()) < 1e-4, found
 
 
 THIN = {  # theirs -> our variant and its fields, an eighth as wide

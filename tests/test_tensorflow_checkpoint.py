@@ -63,11 +63,22 @@ def table(*rows: tuple[bytes, bytes], repeat: int = 1, **fields) -> bytes:
 
 HEADER = (b"", b"\x08\x01")
 ENTRY = b"\x08\x01\x12\x04\x12\x02\x08\x06\x28\x18"  # six floats from byte 0
+AVERAGE = b"/ExponentialMovingAverage"
 
 
 def test_tables_of_other_writers(tmp_path):
   got = readers.read(write(tmp_path, table(HEADER, (b"a", ENTRY), (b"b", ENTRY))))
   np.testing.assert_array_equal(got["b"], np.arange(6))
+
+
+def test_a_moving_average_is_read_in_its_variables_place(tmp_path):
+  average, last = ENTRY, ENTRY[:-2] + b"\x20\x18\x28\x18"
+  rows = ((b"a", last), (b"a" + AVERAGE, average), (b"b", average), (b"b/Momentum", last))
+  data = np.arange(12, dtype="<f4").tobytes()
+  got = readers.read(write(tmp_path, table(HEADER, *rows), data))
+  assert list(got) == ["a", "b", "b/Momentum"]
+  np.testing.assert_array_equal(got["a"], np.arange(6))
+  np.testing.assert_array_equal(got["b/Momentum"], np.arange(6, 12))
 
 
 BAD = {

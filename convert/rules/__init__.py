@@ -36,7 +36,7 @@ CAFFE_LEAVES = {  # of a norm's two layers, and of the layer before them
 }  # fmt: skip
 SLIM_LEAVES = dict(KERAS_LEAVES)  # a mapping of its own: Keras reads no file of these names
 SLIM_ASIDE = (  # what training leaves beside the weights
-  (r"^(global_step|.*/(Momentum|Adam(_1)?|RMSProp(_1)?|ExponentialMovingAverage))$", ""),
+  (r"^(global_step|.*/(Momentum|Adam(_1)?|RMSProp(_1)?))$", ""),
 )
 SLIM_ENDS = (
   (r"/depthwise_weights$", "/depthwise_kernel"),

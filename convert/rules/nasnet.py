@@ -1,7 +1,7 @@
-"""How Keras and pytorchcv name a NASNet's arrays; Cadene's and timm's names are ours."""
+"""How Keras, pytorchcv and TF-slim name a NASNet's arrays; Cadene's and timm's names are ours."""
 
 from convert.engine import KERAS_LEAVES, Rules, keras_layout
-from convert.rules import TORCH, TORCH_RENAMES
+from convert.rules import TORCH, TORCH_RENAMES, slim
 
 SEPARABLE = (
   (r"\.conv(\d)\.conv\.dw_conv\.", r".separable_\1.depthwise_conv2d."),
@@ -78,8 +78,37 @@ def _keras(repeats: int) -> Rules:
   )  # fmt: skip
 
 
+def _slim(repeats: int, halving: str = "") -> Rules:
+  """Its cells are counted through; `halving` comes before the parts of `zoo`'s Halve."""
+
+  def cell(m):
+    s, i = divmod(int(m[1]), repeats)
+    return f"cell_{6 * s + i if not halving else m[1]}/"
+
+  return slim(
+    (r"^aux_\d+/.*", ""),
+    (r"^conv0(_bn)?/", lambda m: f"{'conv_0' if halving else 'conv0'}/{'bn' if m[1] else 'conv'}/"),
+    (r"^final_layer/FC/", "last_linear/"),
+    (r"^cell_(\d+)/", cell),
+    (r"/comb_iter_(\d)/(left|right)/", r"/comb_iter_\1_\2/"),
+    (r"/bn_sep_\dx\d_", "/bn_sep_"),
+    (r"/separable_\dx\d_(\d)/(depthwise|pointwise)", r"/separable_\1/\2_conv2d/\2"),
+    (r"(_left|_right)/1x1/", r"\1/conv/"),
+    (r"/bn_1/", "/bn/"),
+    (r"/1x1/", "/conv_1x1/conv/"),
+    (r"/beginning_bn/", "/conv_1x1/bn/"),
+    (r"/prev_1x1/", "/conv_prev_1x1/conv/"),
+    (r"/prev_bn/", "/conv_prev_1x1/bn/"),
+    (r"/path(\d)_conv/", rf"/{halving}path_\1/conv/"),
+    (r"/final_path_bn/", f"/{halving}final_path_bn/"),
+  )
+
+
 RULES = {
   "cadene": TORCH,
+  "slim:nasnetamobile": _slim(4),
+  "slim:nasnetalarge": _slim(6),
+  "slim:pnasnet5large": _slim(4, "conv_prev_1x1/"),
   "pytorchcv": PYTORCHCV,
   "pytorchcv:pnasnet5large": PYTORCHCV_PNASNET,
   "keras:nasnetamobile": _keras(4),

@@ -327,6 +327,7 @@ TIMM331 = Preprocess(331, 363, HALF, HALF, "bicubic")
 PYTORCHCV = "https://github.com/osmr/imgclsmob/releases/download/"
 CADENE = "http://data.lip6.fr/cadene/pretrainedmodels/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/nasnet/"
+SLIM = "https://storage.googleapis.com/download.tensorflow.org/models/"
 TIMM_PADS, KERAS_PADS = {"count_pad": True}, {"count_pad": True, "max_zeros": True}
 WEIGHTS = {
   "nasnetamobile.cadene": Weights("nasnetamobile", "cadene", CADENE + "nasnetamobile-7e03cead.pth",
@@ -352,4 +353,13 @@ WEIGHTS = {
   "pnasnet5large.pcv": Weights("pnasnet5large", "pytorchcv",
     PYTORCHCV + "v0.0.114/pnasnet5large-0428-65de46eb.pth.zip",
     "", "not stated", Preprocess(331, 378), 82.12, 95.72),
+} | {
+  # TF-slim's own, the networks' first, of which no hash is published.
+  f"{v}.slim": Weights(v, "slim", f"{SLIM}{file}.tar.gz#model.ckpt", "", "Apache-2.0", preprocess,
+                       top1, top5, {"num_classes": 1001})
+  for v, file, preprocess, top1, top5 in (
+    ("nasnetamobile", "nasnet-a_mobile_04_10_2017", TF224, 74.0, 91.6),
+    ("nasnetalarge", "nasnet-a_large_04_10_2017", TF331, 82.7, 96.2),
+    ("pnasnet5large", "pnasnet-5_large_2017_12_13", TF331, 82.9, 96.2),
+  )
 }
