@@ -149,7 +149,7 @@ def importable(name: str) -> bool:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--count", type=int, default=200)
+  parser.add_argument("--count", type=int, default=1000)
   parser.add_argument("--height", type=int, default=375)
   parser.add_argument("--width", type=int, default=500)
   parser.add_argument("--size", type=int, default=224)
@@ -166,7 +166,7 @@ def main() -> None:
     best = dict.fromkeys(running, 0.0)
     for _ in range(options.rounds):
       for name, batches in running.items():
-        best[name] = max(best[name], rate(name, batches, max(1, options.count // BATCH)))
+        best[name] = max(best[name], rate(name, batches, max(1, min(options.count, 256) // BATCH)))
     if options.profile:
       with cProfile.Profile() as profile:
         rate("flaxzoo", running["flaxzoo"], max(1, options.count // BATCH))

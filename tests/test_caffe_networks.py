@@ -54,8 +54,9 @@ class Net:
     if not bottom:
       self.channels = out
 
-  def norm(self, statistics: str, scales: str, channels: int) -> None:
-    self.add("BatchNorm", statistics, "batch_norm_param { use_global_stats: true }", top=self.top)
+  def norm(self, statistics: str, scales: str, channels: int, top: str = "") -> None:
+    param = "batch_norm_param { use_global_stats: true }"
+    self.add("BatchNorm", statistics, param, top=top or self.top)
     self.add("Scale", scales, "scale_param { bias_term: true }", top=self.top)
     mean, shift = 0.1 * RNG.normal(size=(2, channels))
     var, scale = RNG.uniform(0.5, 1.5, size=(2, channels))
@@ -66,10 +67,13 @@ class Net:
       made = [graphs.blob(a.astype("<f4").tobytes(), a.shape) for a in some]
       self.layers.append(graphs.layer(*made, name=name.encode(), kind=kind.encode()))
 
-  def pool(self, name: str, kernel: int = 3) -> None:
+  def pool(self, name: str, kernel: int = 3, kind: str = "MAX", more: str = "") -> None:
     self.add(
-      "Pooling", name, f"pooling_param {{ pool: MAX kernel_size: {kernel} stride: 2 }}"
+      "Pooling", name, f"pooling_param {{ pool: {kind} kernel_size: {kernel} stride: 2 {more} }}"
     )  # fmt: skip
+
+  def pool_all(self, name: str) -> None:
+    self.add("Pooling", name, "pooling_param { pool: AVE global_pooling: true }")
 
   def dense(self, name: str, out: int, cells: int = 1) -> None:
     self.add("InnerProduct", name, f"inner_product_param {{ num_output: {out} }}")
@@ -127,7 +131,7 @@ def squeezenet(width: int, kernel: int, pools: tuple[int, ...]) -> Net:
     net.add("Concat", f"fire{i}/concat", "", sides)
     net.channels = 8 * squeeze
   net.conv("conv10", 10, 1)
-  net.add("Pooling", "pool10", "pooling_param { pool: AVE global_pooling: true }")
+  net.pool_all("pool10")
   return net
 
 
@@ -159,25 +163,29 @@ def resnet(depths: tuple[int, ...], letters: bool, width: int) -> Net:
           net.relu(f"{block}{branch}")
       net.add("Eltwise", f"res{block}", "", (*(sides or [source]), net.top))
       net.relu(block)
-  net.add("Pooling", "pool5", "pooling_param { pool: AVE global_pooling: true }")
+  net.pool_all("pool5")
   net.dense("fc1000", 10)
   return net
 
 
-def seresnet(depths: tuple[int, ...], groups: int) -> Net:
+def seresnet(depths: tuple[int, ...], groups: int, wide: bool = False) -> Net:
   """The authors': what their own Axpy layer does is a product of two layers and a sum."""
   net, norm = Net(97), lambda name: (f"{name}/bn", f"{name}/bn/scale")
-  net.conv("conv1/7x7_s2", 64, 7, 2, 3, norm=norm("conv1/7x7_s2"), bias=False)
-  net.relu("conv1")
+  stem = (("conv1/7x7_s2", 64, 7, 2),)
+  if wide:
+    stem = ("conv1_1/3x3_s2", 64, 3, 2), ("conv1_2/3x3", 64, 3, 1), ("conv1_3/3x3", 128, 3, 1)
+  for name, width, kernel, stride in stem:
+    net.conv(name, width, kernel, stride, kernel // 2, norm=norm(name), bias=False)
+    net.relu(name)
   net.pool("pool1/3x3_s2")
   for s, depth in enumerate(depths, start=2):
     out = 64 * 2**s
-    inner = out // 4 if groups == 1 else out // 2
+    inner = out if wide else out // 4 if groups == 1 else out // 2
     for i in range(1, depth + 1):
       block, stride, source, before = f"conv{s}_{i}", 1 + (s > 2 and i == 1), net.top, net.channels
       first, second = (stride, 1) if groups == 1 else (1, stride)
       for part, width, kernel, step, group in (
-        ("1x1_reduce", inner, 1, first, 1), ("3x3", inner, 3, second, groups),
+        ("1x1_reduce", inner // (1 + wide), 1, first, 1), ("3x3", inner, 3, second, groups),
         ("1x1_increase", out, 1, 1, 1),
       ):  # fmt: skip
         name = f"{block}_{part}"
@@ -185,8 +193,7 @@ def seresnet(depths: tuple[int, ...], groups: int) -> Net:
         if part != "1x1_increase":
           net.relu(name)
       grown = net.top
-      pool = "pooling_param { pool: AVE global_pooling: true }"
-      net.add("Pooling", f"{block}_global_pool", pool)
+      net.pool_all(f"{block}_global_pool")
       net.conv(f"{block}_1x1_down", out // 16, 1)
       net.conv(f"{block}_1x1_up", out, 1, norm=None, gain=1e-3)  # so that gates are half open
       net.add("Sigmoid", f"{block}_prob", top=net.top)
@@ -195,11 +202,12 @@ def seresnet(depths: tuple[int, ...], groups: int) -> Net:
       if i == 1:
         net.top, net.channels = source, before
         name = f"{block}_1x1_proj"
-        net.conv(name, out, 1, stride, norm=norm(name), bias=False)
+        kernel = 3 if wide and stride == 2 else 1
+        net.conv(name, out, kernel, stride, kernel // 2, norm=norm(name), bias=False)
         source = net.top
       net.add("Eltwise", block, "", (source, gated))
       net.relu(block)
-  net.add("Pooling", "pool5/7x7_s1", "pooling_param { pool: AVE global_pooling: true }")
+  net.pool_all("pool5/7x7_s1")
   net.dense("classifier", 10)
   return net
 
@@ -218,8 +226,65 @@ def mobilenet(width: float) -> Net:
   for name, out, stride in plan:
     conv(f"conv{name}/dw", net.channels, 3, stride, net.channels)
     conv(f"conv{name}/sep", int(out * width), 1)
-  net.add("Pooling", "pool6", "pooling_param { pool: AVE global_pooling: true }")
+  net.pool_all("pool6")
   net.conv("fc7", 10, 1, norm=None)
+  return net
+
+
+def mobilenet2() -> Net:
+  """As deep, and as wide behind its 1x1 convolutions, as theirs; it ends a quarter as wide."""
+  net = Net(97)
+
+  def conv(name, out, kernel=1, stride=1, group=1, act=True):
+    norm = f"{name}/bn", f"{name}/scale"
+    net.conv(name, out, kernel, stride, kernel // 2, group, norm=norm, bias=False)
+    if act:
+      net.relu(name)
+
+  conv("conv1", 8, 3, 2)
+  plan = (((2, 1), 8, 1, 1), ((2, 2), 8, 6, 2), ((3, 1), 8, 6, 1), ((3, 2), 8, 6, 2),
+          *(((4, i), 8 if i < 3 else 16 if i < 7 else 24, 6, 1 + (i == 7)) for i in range(1, 8)),
+          ((5, 1), 24, 6, 1), ((5, 2), 24, 6, 1), ((5, 3), 40, 6, 2),
+          ((6, 1), 40, 6, 1), ((6, 2), 40, 6, 1), ((6, 3), 80, 6, 1))  # fmt: skip
+  for (s, i), out, widen, stride in plan:
+    name, source, before = f"conv{s}_{i}", net.top, net.channels
+    conv(f"{name}/expand", before * widen)
+    conv(f"{name}/dwise", net.channels, 3, stride, net.channels)
+    conv(f"{name}/linear", out, act=False)
+    if stride == 1 and before == out:
+      net.add("Eltwise", f"block_{s}_{i}", "", (source, net.top))
+  conv("conv6_4", 1280)
+  net.pool_all("pool6")
+  net.conv("fc7", 10, 1, norm=None)
+  return net
+
+
+def densenet(growth: int, depths: tuple[int, ...]) -> Net:
+  net = Net(96)  # all pooled maps are even
+  net.conv("conv1", 2 * growth, 7, 2, 3, norm=("conv1/bn", "conv1/scale"), bias=False)
+  net.relu("conv1")
+  net.pool("pool1", more="pad: 1 ceil_mode: false")
+
+  def before(name, layer, out, kernel=1):
+    """Norm and ReLU, apart from what they are of, and a convolution."""
+    net.norm(f"{name}/bn", f"{name}/scale", net.channels, top=f"{name}/bn")
+    net.relu(name)
+    if layer:
+      net.conv(layer, out, kernel, pad=kernel // 2, norm=None, bias=False)
+
+  for s, depth in enumerate(depths, start=2):
+    for i in range(1, depth + 1):
+      name, source, width = f"conv{s}_{i}", net.top, net.channels
+      before(f"{name}/x1", f"{name}/x1", 4 * growth)
+      before(f"{name}/x2", f"{name}/x2", growth, 3)
+      net.add("Concat", f"concat_{s}_{i}", "", (source, net.top))
+      net.channels = width + growth
+    last = s == len(depths) + 1
+    before(f"conv{s}_blk", "" if last else f"conv{s}_blk", net.channels // 2)
+    if not last:
+      net.pool(f"pool{s}", 2, "AVE")
+  net.pool_all("pool5")
+  net.conv("fc6", 10, 1, norm=None)
   return net
 
 
@@ -234,9 +299,12 @@ THIN = {
   "legacy_seresnet50.caffe": (lambda: seresnet((3, 4, 6, 3), 1), {}),
   "legacy_seresnext50_32x4d.caffe": (lambda: seresnet((3, 4, 6, 3), 32), {}),
   "mobilenetv1_100.caffe": (lambda: mobilenet(0.25), {"width": 0.25}),
+  "mobilenetv2_100.caffe": (mobilenet2, {"width": 0.25}),
+  "densenet121.caffe": (lambda: densenet(8, (6, 12, 24, 16)), {"growth": 8}),
+  "legacy_senet154.caffe": (lambda: seresnet((1, 2, 1, 1), 64, True), {"depths": (1, 2, 1, 1)}),
   "resnet101.caffe": (lambda: resnet((3, 4, 23, 3), False, 8), {"width": 8}),
 }
-SIZES = {"squeezenet": 131, "resne": 97, "mobilenet": 97}
+SIZES = {"squeezenet": 131, "resne": 97, "mobilenet": 97, "densenet": 96, "senet": 97}
 
 
 @pytest.mark.parametrize("name", THIN)
@@ -244,7 +312,7 @@ def test_equals_opencv(name, tmp_path):
   made, fields = THIN[name]
   files = made().write(tmp_path)
   row, arrays = catalog.WEIGHTS[name], readers.read(files[1])
-  model = zoo.create(name, num_classes=10, **fields)
+  model = zoo.create(row.variant, **{**row.fields, "num_classes": 10, **fields})
   family = catalog.FAMILY[row.variant].__name__.rpartition(".")[2]
   rule = rules.of(family, row.dialect, row.variant)
   size = next((n for kind, n in SIZES.items() if kind in name), row.preprocess.size)

@@ -5,6 +5,7 @@ import io
 import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 import pytest
@@ -299,6 +300,19 @@ def test_resize_averages_when_shrinking_and_interpolates_when_enlarging():
   ramp = np.repeat(np.arange(0, 160, 10, dtype=np.uint8)[None, :, None], 16, 0).repeat(3, 2)
   large = transforms.resize(ramp, 32)
   assert (np.diff(large[0, :, 0].astype(int)) >= 0).all() and len(set(large[0, :, 0])) > 25
+
+
+@pytest.mark.parametrize("ratio", [1.2, 1.5, 1.75])
+def test_resize_is_near_the_antialiased_triangle(ratio):
+  """On noise, which shows every filter; both sides by ratios of their own."""
+  pixels = np.random.default_rng(0).integers(0, 256, (264, 240, 3), dtype=np.uint8)
+  size = (round(240 / ratio),) * 2
+  want = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)).astype(int)
+  error = np.abs(transforms.resize(pixels, size[0]) - want).mean()
+  assert error < 0.6 * np.abs(cv2.resize(pixels, size) - want).mean()
+  if ratio >= 1.5:
+    area = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    assert error < 0.7 * np.abs(area - want).mean()
 
 
 def test_impossible_augmentation():

@@ -275,8 +275,8 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 class InvertedResidual(nn.Module):
   """Expand, depthwise, project, [b h w c] -> [b h/stride w/stride features], in timm's names.
 
-  Sandler et al. 2018, arXiv:1801.04381.  x is added where shapes allow.  `expand=1` has no first
-  convolution, and its last one is called conv_pw.
+  Sandler et al. 2018, arXiv:1801.04381.  x is added where shapes allow.  Without a first
+  convolution, the last one is called conv_pw.
   """
 
   features: int
@@ -288,14 +288,16 @@ class InvertedResidual(nn.Module):
   numerics: Numerics = Numerics()
   drop_path: float = 0.0
   dilation: int = 1  # of the depthwise convolution
+  first: bool | None = None  # whether there is a first convolution; None: unless `expand` is 1
 
   @nn.compact
   def __call__(self, x, *, train: bool):
     n, c = self.numerics, x.shape[-1]
     norm, act = partial(n.norm, train), self.act or n.act
+    first = self.expand != 1 if self.first is None else self.first
     hidden = round_channels(c * self.expand)
     names, y = iter(("bn1", "bn2", "bn3")), x
-    if self.expand != 1:
+    if first:
       y = act(norm(name=next(names))(n.conv(hidden, name="conv_pw")(y)))
     y = n.conv(
       hidden, self.kernel, self.stride, dilation=self.dilation, groups=hidden, name="conv_dw"
@@ -303,7 +305,7 @@ class InvertedResidual(nn.Module):
     y = act(norm(name=next(names))(y))
     if self.squeeze is not None:
       y = self.squeeze(name="se")(y)
-    y = n.conv(self.features, name="conv_pw" if self.expand == 1 else "conv_pwl")(y)
+    y = n.conv(self.features, name="conv_pwl" if first else "conv_pw")(y)
     y = norm(name=next(names))(y)
     if pair(self.stride) != (1, 1) or c != self.features:
       return y

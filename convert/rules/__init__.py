@@ -30,10 +30,10 @@ PYTORCHCV_RENAMES = (
   (r"^output\.(fc\.)?", "fc."),
   *TORCH_RENAMES,
 )
-CAFFE_BLOBS = ((r"/0$", "/weight"), (r"/1$", "/bias"))  # of a layer without a norm
-CAFFE_LEAVES = {  # of a norm's two layers, and of the layer before them
-  "bn": ("running_mean", "running_var"), "scale": ("weight", "bias"), "": ("weight", "bias"),
-}  # fmt: skip
+CAFFE_BLOBS = (  # what is a layer of statistics and one of scales in Caffe is one norm, /bn
+  (r"/bn/0$", "/bn/running_mean"), (r"/bn/1$", "/bn/running_var"),
+  (r"/(?:bn/)?scale/(?=\d$)", "/bn/"), (r"/0$", "/weight"), (r"/1$", "/bias"),
+)  # fmt: skip
 SLIM_LEAVES = dict(KERAS_LEAVES)  # a mapping of its own: Keras reads no file of these names
 SLIM_ASIDE = (  # what training leaves beside the weights
   (r"^(global_step|.*/(Momentum|Adam(_1)?|RMSProp(_1)?))$", ""),

@@ -1,7 +1,7 @@
-"""DenseNet: published files say `denselayer1.norm.1` where torchvision's code says `norm1`."""
+"""DenseNet: torchvision's published files say `denselayer1.norm.1` where its code says `norm1`."""
 
-from convert.engine import KERAS_LEAVES, Rules, keras_layout
-from convert.rules import TORCH_RENAMES
+from convert.engine import KERAS_LEAVES, Rules, keras_layout, squeeze
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES
 
 RENAMES = (
   (r"^features\.", ""),
@@ -28,4 +28,16 @@ KERAS = Rules(
 TORCHVISION = Rules(RENAMES)
 # DataParallel around a torchvision net whose classifier is Sequential(Linear, Sigmoid).
 ARNOWENG = Rules(((r"^module\.densenet121\.", ""), (r"^classifier\.0\.", "classifier."), *RENAMES))
-RULES = {"torchvision": TORCHVISION, "timm": TORCHVISION, "keras": KERAS, "arnoweng": ARNOWENG}
+CAFFE = Rules((
+  *CAFFE_BLOBS,
+  (r"^conv1/(bn/)?", lambda m: f"{'norm' if m[1] else 'conv'}0/"),
+  (r"^conv(\d)_(\d+)/x(\d)/(bn/)?",
+   lambda m: f"denseblock{int(m[1]) - 1}/denselayer{m[2]}/{'norm' if m[4] else 'conv'}{m[3]}/"),
+  (r"^conv5_blk/bn/", "norm5/"),
+  (r"^conv(\d)_blk/(bn/)?", lambda m: f"transition{int(m[1]) - 1}/{'norm' if m[2] else 'conv'}/"),
+  (r"^fc6/", "classifier/"),
+), operations=(("params/classifier/kernel", squeeze),))  # fmt: skip
+RULES = {
+  "torchvision": TORCHVISION, "timm": TORCHVISION, "keras": KERAS, "caffe": CAFFE,
+  "arnoweng": ARNOWENG,
+}  # fmt: skip

@@ -11,7 +11,7 @@ from convert.engine import (
   squeeze_tflite,
   tflite_layout,
 )
-from convert.rules import CAFFE_BLOBS, CAFFE_LEAVES, TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 FIRST = (1, 2, 4, 6, 12)  # Keras counts blocks from 1; these begin our stacks
 
@@ -69,17 +69,17 @@ CAFFE_BLOCKS = dict(zip(
 
 
 def _caffe(m) -> str:
-  block, part, norm, blob = m.groups()
+  block, part, norm = m.groups()
   name = {"dw": ("conv_dw", "bn1"), "sep": ("conv_pw", "bn2")}[part][norm is not None]
-  return f"{place(CAFFE_BLOCKS[block])}/{name}/{CAFFE_LEAVES[norm or ''][int(blob)]}"
+  return f"{place(CAFFE_BLOCKS[block])}/{name}/"
 
 
 CAFFE = Rules((
-  (r"^conv1/(bn|scale)/(\d)$", lambda m: f"bn1/{CAFFE_LEAVES[m[1]][int(m[2])]}"),
-  (r"^conv1/", "conv_stem/"),
-  (r"^conv(\d(?:_\d)?)/(dw|sep)/(?:(bn|scale)/)?(\d)$", _caffe),
-  (r"^fc7/", "classifier/"),
   *CAFFE_BLOBS,
+  (r"^conv1/bn/", "bn1/"),
+  (r"^conv1/", "conv_stem/"),
+  (r"^conv(\d(?:_\d)?)/(dw|sep)/(bn/)?", _caffe),
+  (r"^fc7/", "classifier/"),
 ), operations=(("params/classifier/kernel", squeeze),))  # fmt: skip
 SLIM_PARTS = {"depthwise": ("conv_dw", "bn1"), "pointwise": ("conv_pw", "bn2")}
 

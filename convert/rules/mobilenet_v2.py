@@ -1,7 +1,7 @@
-"""How torchvision, Keras and TF-slim name a MobileNetV2's arrays; timm's names are ours."""
+"""How torchvision, Keras, TF-slim and Caffe name a MobileNetV2's arrays; timm's names are ours."""
 
-from convert.engine import KERAS_LEAVES, Rules, depthwise, keras_layout
-from convert.rules import TORCH_RENAMES, slim
+from convert.engine import KERAS_LEAVES, Rules, depthwise, keras_layout, squeeze
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 # Both count the blocks through, across stacks of these depths.
 BLOCKS = [(s, i) for s, depth in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(depth)]
@@ -56,4 +56,25 @@ SLIM = slim(
   (r"^MobilenetV2/Logits/Conv2d_1c_1x1/", "classifier/"),
   heads="classifier",
 )
-RULES = {"torchvision": TORCHVISION, "keras": KERAS, "slim": SLIM}
+# In Caffe the blocks between two strides share a number, and the first is expanded, too.
+CAFFE_BLOCKS = [
+  f"{s}_{i}" for s, depth in ((2, 2), (3, 2), (4, 7), (5, 3), (6, 3)) for i in range(1, depth + 1)
+]
+
+
+def _caffe(m) -> str:
+  s, i = BLOCKS[CAFFE_BLOCKS.index(m[1])]
+  part = ("expand", "dwise", "linear").index(m[2])
+  return f"blocks_{s}_{i}/{OTHER[2 * part + (m[3] is not None)]}/"
+
+
+CAFFE = Rules((
+  *CAFFE_BLOBS,
+  (r"^conv1/bn/", "bn1/"),
+  (r"^conv1/", "conv_stem/"),
+  (r"^conv6_4/bn/", "bn2/"),
+  (r"^conv6_4/", "conv_head/"),
+  (r"^conv(\d_\d)/(expand|dwise|linear)/(bn/)?", _caffe),
+  (r"^fc7/", "classifier/"),
+), operations=(("params/classifier/kernel", squeeze),))  # fmt: skip
+RULES = {"caffe": CAFFE, "torchvision": TORCHVISION, "keras": KERAS, "slim": SLIM}

@@ -1,7 +1,7 @@
 """How Keras, TF-slim, Caffe and pretrainedmodels name a ResNet's arrays; ResNeXts go by place."""
 
 from convert.engine import KERAS_LEAVES, ONNX_LEAVES, Rules, keras_layout
-from convert.rules import CAFFE_BLOBS, CAFFE_LEAVES, TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 PARTS = {
   "0.0.0": "conv1", "0.0.1": "bn1", "0.0.3": "conv2", "0.0.4": "bn2", "0.1": "conv3", "0.2": "bn3",
@@ -35,7 +35,8 @@ BRANCHES = {
   "proj_shortcut": ("downsample_0", "downsample_1"), "branch2a": ("conv1", "bn1"),
   "branch2b": ("conv2", "bn2"), "branch2c": ("conv3", "bn3"),
 }  # fmt: skip
-BLOBS = CAFFE_LEAVES | dict.fromkeys(("conv", "fc", "res"), CAFFE_LEAVES[""])
+BLOBS = {"bn": ("running_mean", "running_var")}
+BLOBS |= dict.fromkeys(("conv", "fc", "res", "scale"), ("weight", "bias"))
 
 
 def _caffe(m) -> str:

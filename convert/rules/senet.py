@@ -1,7 +1,7 @@
 """How the forms of SENet's checkpoints name their arrays, the authors' own in Caffe among them."""
 
 from convert.engine import Rules
-from convert.rules import CAFFE_BLOBS, CAFFE_LEAVES, TORCH_RENAMES
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES
 
 PARTS = {
   "1x1_reduce": ("conv1", "bn1"), "3x3": ("conv2", "bn2"), "1x1_increase": ("conv3", "bn3"),
@@ -10,20 +10,17 @@ PARTS = {
 
 
 def _caffe(m) -> str:
-  """conv3_1_1x1_reduce/bn/scale/0 -> layer2_0/bn1/weight"""
-  stage, block, part, norm, blob = m.groups()
-  kind = (norm or "").rpartition("/")[2]
-  name = PARTS[part][kind != ""]
-  return f"layer{int(stage) - 1}_{int(block) - 1}/{name}/{CAFFE_LEAVES[kind][int(blob)]}"
+  """conv3_1_1x1_reduce/bn/weight -> layer2_0/bn1/weight"""
+  stage, block, part, norm = m.groups()
+  return f"layer{int(stage) - 1}_{int(block) - 1}/{PARTS[part][norm is not None]}/"
 
 
 CAFFE = Rules((
-  (r"^conv(\d)_(\d+)_(1x1_[a-z]+|3x3)(/bn(?:/scale)?)?/(\d)$", _caffe),
-  (r"^conv1/7x7_s2/bn/(?:(scale)/)?(\d)$",
-   lambda m: f"bn1/{CAFFE_LEAVES[m[1] or 'bn'][int(m[2])]}"),
-  (r"^conv1/7x7_s2/", "conv1/"),
-  (r"^classifier/", "fc/"),
   *CAFFE_BLOBS,
+  (r"^conv(\d)_(\d+)_(1x1_[a-z]+|3x3)(/bn)?/", _caffe),
+  (r"^conv1(?:_(\d))?/[37]x[37](?:_s2)?/(bn)?/?",
+   lambda m: f"{m[2] or 'conv'}{m[1] or 1}/"),  # SENet-154 has three of them
+  (r"^classifier/", "fc/"),
 ))  # fmt: skip
 RULES = {
   "caffe": CAFFE,

@@ -101,6 +101,10 @@ STAGES = (
 TORCH = "https://download.pytorch.org/models/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
 BICUBIC = Preprocess(interpolation="bicubic")
+# Of BGR, times 0.017.
+CAFFE_PIXELS = Preprocess(
+  mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"
+)
 # fmt: off
 _TORCHVISION = (  # variant, hash, top1, top5; then timm's figures for the same arrays
   ("densenet121", "a639ec97", 74.434, 91.972, 74.764, 92.154),
@@ -123,6 +127,12 @@ WEIGHTS = {
   "chexnet.arnoweng": Weights(
     "chexnet", "arnoweng", "https://github.com/arnoweng/CheXNet/raw/master/model.pth.tar", "",
     "not stated", Preprocess()),
+} | {
+  # The authors' arrays in Caffe, linked there without a hash: give the file by --file.
+  f"{v}.caffe": Weights(v, "caffe", "https://github.com/shicai/DenseNet-Caffe", "", "not stated",
+                        CAFFE_PIXELS, top1, top5)
+  for v, top1, top5 in (("densenet121", 74.91, 92.19), ("densenet169", 76.09, 93.14),
+                        ("densenet201", 77.31, 93.64), ("densenet161", 77.64, 93.79))
 } | {
   f"{v}.keras": Weights(v, "keras", f"{KERAS}{v}_weights_tf_dim_ordering_tf_kernels.h5", "",
                         "Apache-2.0", Preprocess(), top1, top5, fields={"eps": 1.001e-5})

