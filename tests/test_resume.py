@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -65,6 +66,32 @@ def train(workdir, photos, cache, until=None) -> str:
   return text
 
 
+# The superuser writes where nobody may, unless this right of his is given up.
+NOBODY_ABOVE = ("setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override")
+
+
+def closed_to_writers(workdir, photos, cache) -> tuple[int, str]:
+  """(exit status, what was said) of a run whose folders become read-only after two updates."""
+  above = NOBODY_ABOVE if os.geteuid() == 0 else ()
+  if above and not shutil.which(above[0]):
+    pytest.skip("as the superuser, this needs setpriv of util-linux")
+  process = subprocess.Popen(
+    [*above, *photographs.command(f"--data={photos}", f"--workdir={workdir}", *FLAGS)], text=True,
+    env=photographs.environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+  while process.poll() is None and not row(2)(workdir):
+    time.sleep(0.005)
+  folders = (workdir, workdir / "checkpoints")
+  for folder in folders:
+    folder.chmod(0o555)
+  try:
+    text = process.communicate(timeout=300)[0]
+  finally:
+    for folder in folders:
+      folder.chmod(0o755)
+  return process.returncode, text
+
+
 def final_state(workdir):
   return jax.tree.map(np.asarray, ocp.load(workdir / "checkpoints" / str(LAST)))
 
@@ -115,3 +142,13 @@ def test_starts_go_on_from_whole_checkpoints(runs):
   assert set(steps) <= {0, 3, 6, 9, 12} and steps[-1] >= 6
   assert all("from random weights" in text for text, step in zip(said, steps) if not step)
   assert not saving(killed)  # what was half-written is gone
+
+
+def test_a_workdir_that_becomes_read_only(runs, photos, cache, tmp_path):
+  """It ends with a sentence; mended, it goes on to the same state."""
+  status, text = closed_to_writers(tmp_path / "run", photos, cache)
+  assert status == 1 and "Traceback" not in text
+  assert re.search(r"cannot save a checkpoint in .*: Permission denied .* none is saved yet", text)
+  train(tmp_path / "run", photos, cache)
+  a, b = final_state(runs[0]), final_state(tmp_path / "run")
+  assert all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b))))
