@@ -10,7 +10,7 @@ import pytest
 
 from tests import parity
 from tests.detectors import detection, quick  # noqa: F401 (a fixture)
-from train.data.detection import View
+from train.data.detection_views import View
 from train.tasks.rcnn import Rcnn, Sampled, first_stage, second_stage
 from train.tasks.retinanet import Retina
 from train.tasks.ssd import Ssd

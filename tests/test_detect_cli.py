@@ -12,7 +12,7 @@ from tests import parity
 from tests.runs import untrained
 from tests.test_detect_data import CLASSES, coco
 from train import average_precision, detect, detect_report, loop, optim
-from train.data import detection
+from train.data import detection, detection_views
 from train.tasks.retinanet import Retina
 from train.tasks.ssd import Ssd
 import zoo
@@ -53,7 +53,7 @@ def test_a_run_trains_and_leaves_a_detector(small, tmp_path):
   again = average_precision.score(*both, len(CLASSES)).measures["ap50"]
   assert again == pytest.approx(outcome.measured["ap50"], nan_ok=True)
   model, variables = zoo.load(tmp_path / "run")
-  view = detection.eval_view(source, 0, record.preprocess).image[None]
+  view = detection_views.eval_view(source, 0, record.preprocess).image[None]
 
   def run(image):
     out = model.apply(variables, record.preprocess.normalize(image), train=False)
@@ -72,7 +72,7 @@ def test_the_score_finds_what_is_there(small, tmp_path):
   """Answers that are the truth in the network's pixels have an AP of 1."""
   coco(tmp_path / "data")
   job = detect.prepare(*configs(tmp_path, size=64, steps=1))
-  (batch,) = list(detection.eval_batches(
+  (batch,) = list(detection_views.eval_batches(
     detection.load(tmp_path / "data").splits["val"], job.record.preprocess, batch=3, boxes=5
   ))  # fmt: skip
   answers = {**batch, "scores": (batch["box_label"] >= 0).astype(np.float32)}

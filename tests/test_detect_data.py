@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from train.data import detection
-from train.data.detection import Augment
+from train.data import detection, detection_views
+from train.data.detection_views import Augment
 from train.data.scenes import run_lengths
 import zoo
 from zoo.detect import found
@@ -186,11 +186,11 @@ def test_crowds_and_difficult_objects_are_not_trained_on(tmp_path):
   path.write_text(json.dumps(info))
   source = detection.load(tmp_path).splits["train"]
   assert source.objects[0].crowd.tolist() == [True, False]
-  view = detection.eval_view(source, 0, PIXELS)
+  view = detection_views.eval_view(source, 0, PIXELS)
   assert view.labels.tolist() == [1]
 
 
-def bright(view: detection.View) -> list[float]:
+def bright(view: detection_views.View) -> list[float]:
   """How much of each box shows its class's color."""
   out = []
   for label, box in zip(view.labels, view.boxes):
@@ -208,7 +208,7 @@ def test_boxes_follow_their_pixels(augment, tmp_path):
   shares, count = [], 0
   for seed in range(12):
     for index in (0, 1):
-      view = detection.train_view(source, index, np.random.default_rng(seed), 64, augment)
+      view = detection_views.train_view(source, index, np.random.default_rng(seed), 64, augment)
       assert view.image.shape == (64, 64, 3) and view.image.dtype == np.uint8
       assert (view.boxes >= 0).all() and (view.boxes <= 64).all()
       shares += bright(view)
@@ -224,7 +224,7 @@ def test_masks_follow_their_pixels(augment, tmp_path):
   count = 0
   for seed in range(12):
     for index in (0, 1, 2):
-      view = detection.train_view(source, index, np.random.default_rng(seed), 64, augment)
+      view = detection_views.train_view(source, index, np.random.default_rng(seed), 64, augment)
       for mask, box, label, bitmap in zip(view.masks, view.boxes, view.labels, view.bitmaps()):
         assert mask.shape == view.image.shape[:2]
         if not augment.mixup:
@@ -233,7 +233,7 @@ def test_masks_follow_their_pixels(augment, tmp_path):
         around = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
         np.testing.assert_allclose(around, box, atol=1)
         x, y = box[:2].astype(int)  # the bitmap is the mask from the box's corner on
-        part = mask[y : y + detection.CELLS, x : x + detection.CELLS]
+        part = mask[y : y + detection_views.CELLS, x : x + detection_views.CELLS]
         np.testing.assert_array_equal(bitmap[: part.shape[0], : part.shape[1]], part)
         assert not bitmap[part.shape[0] :].any() and not bitmap[:, part.shape[1] :].any()
         count += 1
@@ -245,10 +245,10 @@ def test_masks_of_large_objects_are_squeezed():
   mask = np.zeros((1, 300, 300), np.uint8)
   mask[0, 10:234, 20:44] = 255  # 224 high, twice CELLS, and 24 wide
   mask[0, 11:234:2] = 0  # every second row
-  view = detection.View(None, np.float32([[20.5, 10, 44, 233.5]]), np.zeros(1), mask)
+  view = detection_views.View(None, np.float32([[20.5, 10, 44, 233.5]]), np.zeros(1), mask)
   [bitmap] = view.bitmaps()
   assert (abs(bitmap[:, :24].astype(int) - 127.5) < 1).all() and not bitmap[:, 24:].any()
-  first, scale = window(view.boxes, detection.CELLS)
+  first, scale = window(view.boxes, detection_views.CELLS)
   np.testing.assert_array_equal(first, [[20, 10]])
   np.testing.assert_array_equal(scale, [[1, 2]])
 
@@ -306,11 +306,11 @@ def test_every_fault_of_masks_is_said(tmp_path):
 
 def test_letterboxed_boxes_follow_too(tmp_path):
   source = detection.load(coco(tmp_path)).splits["train"]
-  view = detection.eval_view(source, 0, PIXELS)
+  view = detection_views.eval_view(source, 0, PIXELS)
   assert min(bright(view)) > 0.9
   where = found.place(PIXELS, 40, 60)
   np.testing.assert_allclose(where.out(view.boxes), source.objects[0].boxes, atol=1e-3)
-  (tall,) = detection.eval_view(source, 1, PIXELS).boxes
+  (tall,) = detection_views.eval_view(source, 1, PIXELS).boxes
   np.testing.assert_allclose(tall, [11, 0, 53, 64])  # 42 of 64 pixels wide, as darknet truncates
   with pytest.raises(ValueError, match="a detector sees whole pictures"):
     found.place(zoo.Preprocess(), 40, 60)
@@ -320,7 +320,7 @@ def test_letterboxed_boxes_follow_too(tmp_path):
 def test_mixup_has_the_objects_of_both(tmp_path):
   source = detection.load(coco(tmp_path)).splits["train"]
   views = [
-    detection.train_view(source, 0, np.random.default_rng(i), 64, Augment(mixup=1))
+    detection_views.train_view(source, 0, np.random.default_rng(i), 64, Augment(mixup=1))
     for i in range(9)
   ]
   assert {len(v.labels) for v in views} == {2, 3, 4}
@@ -330,7 +330,7 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
   source = detection.load(coco(tmp_path)).splits["train"]
 
   def some(start, count, index=0, of=1, batch=2, **more):
-    batches = detection.train_batches(
+    batches = detection_views.train_batches(
       source, PIXELS, batch=batch, boxes=5, seed=3, start_step=start, threads=2,
       process_index=index, process_count=of, augment=Augment(mosaic=0.5, mixup=0.5), **more,
     )  # fmt: skip
@@ -347,15 +347,17 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path):
   np.testing.assert_array_equal(joined, whole[2]["image"])
   sides = {b["image"].shape[1] for b in some(0, 40, sizes=(32, 64), batch=3)}
   assert sides == {32, 64}
-  few = detection.train_batches(source, PIXELS, batch=3, boxes=1, seed=0, threads=1, augment=STILL)
+  few = detection_views.train_batches(
+    source, PIXELS, batch=3, boxes=1, seed=0, threads=1, augment=STILL
+  )
   assert next(few)["box_label"].shape == (3, 1)
   with pytest.raises(ValueError, match="fewer than one batch of 9; set the batch to 3"):
-    next(detection.train_batches(source, PIXELS, batch=9, boxes=1, seed=0))
+    next(detection_views.train_batches(source, PIXELS, batch=9, boxes=1, seed=0))
 
 
 def test_evaluation_shows_each_once(tmp_path):
   source = detection.load(coco(tmp_path)).splits["val"]
-  batches = list(detection.eval_batches(source, PIXELS, batch=2, boxes=4))
+  batches = list(detection_views.eval_batches(source, PIXELS, batch=2, boxes=4))
   index = np.concatenate([b["index"] for b in batches])
   assert index.tolist() == [0, 1, 2, -1]
   assert np.concatenate([b["real"] for b in batches]).tolist() == [1, 1, 1, 0]

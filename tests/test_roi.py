@@ -9,7 +9,7 @@ import pytest
 
 from tests import parity
 from train import average_precision
-from train.data import detection
+from train.data import detection_views
 from zoo.ops import roi
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_mask_targets_equal_onnxruntime():
     [[10, 8, 60, 48], [20.5, 30.25, 119.5, 90], [0, 0, 128, 96], [90, 60, 99, 96]]
   )
   masks = np.stack([disc(box) for box in objects])
-  view = detection.View(None, objects, np.zeros(4), masks)
+  view = detection_views.View(None, objects, np.zeros(4), masks)
   inside = BOXES.clip(0, np.float32([128, 96, 128, 96]))
   inside = np.concatenate([inside, inside[::-1]])  # each object under all boxes
   targets = jax.jit(partial(roi.mask_targets, size=7, canvas=(96, 128)))

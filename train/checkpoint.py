@@ -38,7 +38,7 @@ class Checkpoints:
     self._bytes = 0  # of the state that was last to be saved
     # What Orbax logs from its threads is said by us, once and in a sentence.
     logging.getLogger("absl").addFilter(_not_orbax)
-    # Were folders made in the background, its threads would wait ten minutes for one that may not be.
+    # Were folders made in the background, threads would wait ten minutes for one that cannot be.
     at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     # It makes the folder, and removes what a killed run left half-written.
     with self._saving(), ocp.Context(async_options=at_once):

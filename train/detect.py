@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from train import average_precision, loop, optim, options, startup
-from train.data import detection
-from train.data.detection import Augment, BoxSource
+from train.data import detection, detection_views
+from train.data.detection import BoxSource
+from train.data.detection_views import Augment
 from train.metrics import show
 from train.mix import Mix
 from train.options import option
@@ -149,11 +150,11 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     rate=rate,
     mix=Mix(),
     frozen=optim.frozen(stages, optimizer.freeze),
-    train_batches=lambda step: detection.train_batches(
+    train_batches=lambda step: detection_views.train_batches(
       data.splits["train"], pixels, seed=config.seed, start_step=step, sizes=sizes,
       augment=augment if own.augment else None, **some,
     ),
-    eval_batches=lambda split: detection.eval_batches(data.splits[split], pixels, **some),
+    eval_batches=lambda split: detection_views.eval_batches(data.splits[split], pixels, **some),
     keys={name: source.keys for name, source in data.splits.items()},
     score=lambda split, rows, detections: average_precision.score(
       *beside(data.splits[split], rows, detections, pixels, data.classes), len(data.classes)
