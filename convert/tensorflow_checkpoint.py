@@ -4,8 +4,8 @@ The index is a sorted table of LevelDB: blocks of keys, each of which says what 
 with the one before, and a last block that says where they are. A value is a small message: type,
 shape, place in a shard. Checksums are not looked at; shape and size must agree. Names lose what the
 object graph appends to them. Where a moving average of a variable was kept beside it, that is what
-was published, and it is read in its place. The form of 2015 and 2016, which TF-slim's checkpoints have, is one
-`.ckpt`: the same table, compressed by Snappy, with the arrays in it.
+was published, and it is read in its place. The form of 2015 and 2016, which TF-slim's checkpoints
+have, is one `.ckpt`: the same table, compressed by Snappy, with the arrays in it.
 """
 
 from collections.abc import Iterator
