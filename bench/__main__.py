@@ -1,6 +1,6 @@
 """Ours beside the peers, in one run: python -m bench inference|train|compile [--models=a,b]
 
-  inference  the logits of a batch: jit with the norms folded; onnxruntime on our exported
+  inference  the logits of a batch, or a detector's raw maps: jit with the norms folded; onnxruntime on our exported
              graph (train.predict --runtime=onnxruntime); torch eager, channels_last; torch.compile,
              frozen; onnxruntime on the graph that torch exports; plain Flax (XLA's own
              convolutions). The last two columns: the fastest peer beside jit and beside our graph
@@ -36,6 +36,7 @@ from bench import peers, profile
 from tests import cases
 from train import startup
 import zoo
+from zoo import listing
 
 MODELS = {
   "inference": (
@@ -43,7 +44,7 @@ MODELS = {
     "resnext50_32x4d-torchvision", "seresnet50-timm", "densenet121-torchvision",
     "inception_v3-torchvision", "xception-timm", "mobilenetv1_100-timm", "mobilenet_v2-torchvision",
     "mobilenet_v3_large-torchvision", "shufflenet_v2_x1_0-torchvision", "efficientnet_lite0-timm",
-    "nasnetamobile-pretrainedmodels",
+    "nasnetamobile-pretrainedmodels", "yolov3_tiny-bench",
   ),
   "train": ("resnet50-torchvision", "mobilenet_v2-torchvision", "resnext50_32x4d-torchvision"),
   "compile": ("resnet50", "resnet152", "densenet264", "inception_resnet_v2", "nasnetalarge",
@@ -58,7 +59,7 @@ SPAN = 0.1  # seconds that a measurement takes at least
 
 def case_of(name: str):
   """The comparison of that name, such as resnet50-torchvision, without special fields if it can."""
-  found = [case for case in cases.all_cases() if str(case) == name]
+  found = [case for case in (*cases.all_cases(), *peers.CASES) if str(case) == name]
   if not found:
     raise SystemExit(f"no comparison {name!r}; such as {', '.join(MODELS['inference'])}")
   return min(found, key=lambda case: len(case.fields))
@@ -175,7 +176,8 @@ def measure(what: str, flags, product: float, copy: float) -> list[str]:
   print(*lines, sep="\n", flush=True)
   every = []
   for name in flags.models:
-    work = zoo.info(case_of(name).variant).multiply_adds * (3 if what == "train" else 1)
+    work = listing.measure(zoo.create(case_of(name).variant), flags.size)[1]
+    work *= 3 if what == "train" else 1
     for batch in map(int, flags.batches.split(",")):
       times, traffic = compare(what, name, batch, sides, flags)
       line, medians = row(name, batch, times, (work * batch / product, traffic / copy))
