@@ -102,6 +102,18 @@ FORMS = {
 }  # fmt: skip
 
 
+def leaky(graph, which: str, yes: str, no: str) -> str | None:
+  """x where x >= 0, else a multiple of it"""
+  compare, compared, _ = graph.maker(which)
+  scale, scaled, _ = graph.maker(no)
+  zero, slope = (graph.known.get(names[-1]) if names else None for names in (compared, scaled))
+  if compare != "GreaterOrEqual" or scale != "Mul" or zero is None or slope is None:
+    return None
+  if zero.size != 1 or zero.any() or slope.size != 1 or not yes == compared[0] == scaled[0]:
+    return None
+  return graph.node("LeakyRelu", [yes], alpha=slope.item())
+
+
 def shuffled(graph, name: str, shape) -> str | None:
   """Channels of [b h w c] in another order, which is written as (b h w g n) -> (b h w n g)."""
   turn, turned, attributes = graph.maker(name)
@@ -114,4 +126,36 @@ def shuffled(graph, name: str, shape) -> str | None:
   order = np.arange(groups * each).reshape(groups, each).T.ravel()
   image = graph.transposed(inputs[0], (0, 3, 1, 2))
   out = graph.node("Gather", [image, graph.whole_numbers(order)], axis=1)
+  return graph.transposed(out, (0, 2, 3, 1))
+
+
+def repeated(graph, name: str, shape) -> str | None:
+  """Rows or columns of [b h w c], each several times: (b h w c) -> (b h n w c) -> (b h*n w c)"""
+  expand, expanded, _ = graph.maker(name)
+  if expand != "Expand":
+    return None
+  (form, formed, _), (join, joined, _) = map(graph.maker, expanded)
+  before = graph.known.get(formed[1]) if form == "Reshape" else None
+  after = graph.known.get(joined[1] if join == "Concat" else expanded[1])
+  if before is None or after is None or len(before) != 5 or len(shape) != 4:
+    return None
+  before, after = list(before[1:]), list(after[-4:])
+  changed = [i for i, (a, b) in enumerate(zip(before, after)) if a != b]
+  if changed not in ([1], [2]) or before[changed[0]] != 1:
+    return None
+  [axis] = changed
+  times, grown = after[axis], [n for i, n in enumerate(before) if i != axis]
+  grown[axis - 1] *= times
+  if list(shape[1:]) != grown:
+    return None
+  image, scales = graph.transposed(formed[0], (0, 3, 1, 2)), np.ones(4, np.float32)
+  turn, turned, _ = graph.maker(formed[0])
+  resize, resized, _ = graph.maker(turned[0]) if turn == "Transpose" else ("", [], {})
+  if resize == "Resize":  # rows and columns at once
+    image, scales = resized[0], graph.known[resized[2]].copy()
+  scales[axis + 1] *= times
+  out = graph.node(
+    "Resize", [image, "", graph.constant(scales)], mode="nearest", nearest_mode="floor",
+    coordinate_transformation_mode="asymmetric",
+  )  # fmt: skip
   return graph.transposed(out, (0, 2, 3, 1))

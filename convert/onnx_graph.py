@@ -277,7 +277,8 @@ def _clamp(graph, equation):
 def _select(graph, equation):
   which, no, yes = map(graph.get, equation.invars)
   shape = _broadcast(v.shape for v in (which, no, yes))
-  return Value(graph.node("Where", [which.name, yes.name, no.name]), shape)
+  names = which.name, yes.name, no.name
+  return Value(onnx_fused.leaky(graph, *names) or graph.node("Where", names), shape)
 
 
 def _broadcast_in_dim(graph, equation):
@@ -300,7 +301,7 @@ def _reshaped(graph, name: str, shape) -> str:
     raise ValueError(f"only one axis can be free in ONNX, found {tuple(shape)}")
   if name in graph.known:
     return graph.constant(graph.known[name].reshape(shape))
-  if one := onnx_fused.shuffled(graph, name, shape):
+  if one := onnx_fused.shuffled(graph, name, shape) or onnx_fused.repeated(graph, name, shape):
     return one
   numbers = [-1 if i in free else n for i, n in enumerate(shape)]
   return graph.node("Reshape", [name, graph.whole_numbers(numbers)])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 import dataclasses
+from functools import partial
 import json
 import re
 import subprocess
@@ -135,6 +136,34 @@ def test_onnx_graphs_run_in_onnxruntime(family):
   x = images(3)
   got = [session.run(None, {"image": part})[0] for part in (x[:1], x[1:])]
   assert difference(np.concatenate(got), logits(model, variables, x)) < 1e-4
+
+
+DETECTORS = {
+  "yolov3_tiny": (96, {"width": 0.25}, ["raw1", "raw2"]),
+  "ssd300_mobilenet_v1": (300, {}, ["anchors", "canvas", "deltas", "logits"]),
+  "retinanet_resnet50_fpn": (96, {}, ["anchors", "deltas", "logits", "size"]),
+}
+
+
+@pytest.mark.parametrize("variant", DETECTORS)
+def test_onnx_graphs_of_detectors_answer_all_that_detect_takes(variant):
+  pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
+  runtime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
+  size, fields, names = DETECTORS[variant]
+  model = zoo.create(variant, **fields)
+  variables, x = random_variables(model, size), images(2, size)
+  record = zoo.Record(variant, fields=fields, preprocess=zoo.Preprocess(size, size))
+  graph = export.onnx_model(model, variables, record)
+  session = runtime.InferenceSession(graph.SerializeToString())
+  assert [out.name for out in session.get_outputs()] == names
+  run = jax.jit(partial(model.apply, train=False), compiler_options=parity.QUICK_COMPILATION)
+  want = run(variables, x)
+  for name, got in zip(names, session.run(None, {"image": x})):
+    assert difference(np.asarray(got, np.float32), np.asarray(want[name], np.float32)) < 1e-4
+  if variant == "yolov3_tiny":
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    assert (kinds["Conv"], kinds["LeakyRelu"], kinds["MaxPool"], kinds["Resize"]) == (13, 11, 6, 1)
+    assert not kinds.keys() & {"Where", "Expand", "GreaterOrEqual"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ FORMATS = {
   "torch": ".pth", "safetensors": ".safetensors", "keras": ".h5", "onnx": ".onnx",
   "stablehlo": ".stablehlo",
 }  # fmt: skip
+ANSWERS = r"logits|deltas|anchors|canvas|size|raw\d+"  # of heads, and what belongs to them
 PLATFORMS = ("cpu", "cuda", "tpu")  # that an exported StableHLO program runs on
 
 
@@ -169,12 +170,16 @@ def _without_head(names, variables, variant: str, dialect_rules) -> dict:
 
 
 def traced(model, record: zoo.Record):
-  """(function of (flat variables, images [b h w c]) -> {end: array}, images with a free b)."""
+  """(function of (flat variables, images [b h w c]) -> {end: array}, images with a free b).
+
+  The ends are what `detect` and its like take of a network with a head, else all.
+  """
   plain = model.clone(numerics=dataclasses.replace(model.numerics, plain=True))
 
   def run(flat, image):
     ends = plain.apply(traverse_util.unflatten_dict(flat, sep="/"), image, train=False)
-    return {"logits": ends["logits"]} if "logits" in ends else dict(sorted(ends.items()))
+    answers = {name: end for name, end in ends.items() if re.fullmatch(ANSWERS, name)}
+    return dict(sorted((answers or ends).items()))
 
   [batch] = jax.export.symbolic_shape("batch")
   shape = (batch, *layers.pair(record.preprocess.size), record.in_channels)
@@ -183,7 +188,7 @@ def traced(model, record: zoo.Record):
 
 
 def onnx_model(model, variables, record: zoo.Record):
-  """Normalised images [batch h w c] to the logits, or to all end points of a backbone.
+  """Normalised images [batch h w c] to the heads' answers, or to all end points of a backbone.
 
   Batch norms are folded into the convolutions before them.
   """

@@ -202,7 +202,10 @@ class YOLO(nn.Module):
         return ConvNorm(row, n, name=name)(x, train=train)
       case Pool(kernel, stride):
         low = (kernel - 1) // 2
-        pads = (low, kernel - 1 - low)  # rows, then columns: cheaper where windows are large
+        pads = (low, kernel - 1 - low)
+        if kernel <= 3:
+          return n.max_pool(x, kernel, stride, padding=(pads, pads))
+        # Rows, then columns: cheaper where windows are large.
         x = n.max_pool(x, (kernel, 1), (stride, 1), padding=(pads, (0, 0)))
         return n.max_pool(x, (1, kernel), (1, stride), padding=((0, 0), pads))
       case Route(layers):
