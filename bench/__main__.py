@@ -1,9 +1,10 @@
 """Ours beside the peers, in one run: python -m bench inference|train|compile [--models=a,b]
 
-  inference  the logits of a batch, or a detector's raw maps: jit with the norms folded; onnxruntime on our exported
-             graph (train.predict --runtime=onnxruntime); torch eager, channels_last; torch.compile,
-             frozen; onnxruntime on the graph that torch exports; plain Flax (XLA's own
-             convolutions). The last two columns: the fastest peer beside jit and beside our graph
+  inference  the logits of a batch, or a detector's raw maps: jit with the norms folded; onnxruntime
+             on our exported graph (train.predict --runtime=onnxruntime); torch eager,
+             channels_last; torch.compile, frozen; onnxruntime on the graph that torch exports;
+             plain Flax (XLA's own convolutions). The last two columns: the fastest peer beside jit
+             and beside our graph
   train      one update, SGD with momentum: jit, torch eager, torch.compile, plain Flax
   compile    seconds to trace, lower and compile the forward pass and the gradients
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from train import backbones, caption_scores, describe, loop, optim, options, startup
+from train import backbones, caption_report, caption_scores, describe, loop, optim, options, startup
 from train.data import captions, threaded, transforms
 from train.metrics import show
 from train.mix import Mix
@@ -273,8 +273,6 @@ def main(
     leave(Path(config.workdir), said, rows, scores)
     for who, found in scores.items():
       print(f"{show(found)}  {who}")
-    from train import caption_report  # late: it brings matplotlib
-
     page = caption_report.write(Path(config.workdir))
     print(f"report: {page.resolve()}")
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import features, loop, optim, options, rates, startup
+from train import features, loop, optim, options, rates, report, startup
 from train import mesh as meshes
 from train.data import datasets, pipeline
 from train.data.transforms import Augment
@@ -283,8 +283,6 @@ def main(
   outcome = loop.run(config, job)
   loop.say(f"{outcome.split}: {show(outcome.measured)}")
   if own.report and jax.process_index() == 0:
-    from train import report  # late: it brings matplotlib
-
     page = report.write([Path(config.workdir)], Path(config.workdir) / "report.html")
     print(f"report: {page.resolve()}")
 

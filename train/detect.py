@@ -298,7 +298,7 @@ def main(
   outcome = loop.run(config, prepare(config, optimizer, own))
   loop.say(f"{outcome.split}: {show(outcome.measured)}")
   if own.report and jax.process_index() == 0:
-    from train import detect_report  # late: it brings matplotlib
+    from train import detect_report  # late: it imports this module
 
     page = detect_report.write(Path(config.workdir))
     print(f"report: {page.resolve()}")

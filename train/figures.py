@@ -1,12 +1,13 @@
-"""Pictures for people, as PNG bytes: curves, confusion matrices, maps laid over photographs."""
+"""Pictures for people, as PNG bytes: curves, confusion matrices, maps laid over photographs.
+
+Matplotlib is imported by the first that needs it: that takes a third of a second.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import io
 import warnings
 
-import matplotlib
-from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -38,7 +39,7 @@ def curve(
       _curve(axes, rows, name, COLORS[i % len(COLORS)])
     axes.set_ylim(0, 1.02 if share else None)
     if share:
-      axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+      _in_percent(axes.yaxis)
     lines = [axes.plot([], color=COLORS[i % len(COLORS)])[0] for i in range(len(runs))]
     lines += [axes.plot([], color=SOFT, marker=m, lw=w, ms=4)[0] for m, w in KINDS.values()]
     # Matplotlib leaves out of a legend what begins with an underscore.
@@ -88,7 +89,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
           color="white" if dark else INK,
         )  # fmt: skip
     bar = figure.colorbar(image, shrink=0.5, aspect=25, pad=0.02)
-    bar.ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    _in_percent(bar.ax.yaxis)
     bar.set_label("share of the row")
     bar.outline.set_visible(False)
   return out.getvalue()
@@ -179,7 +180,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
   peak = max(float(heat.max()), 1e-12)
   small = Image.fromarray(np.asarray(np.clip(heat / peak, 0, 1), np.float32))
   full = np.asarray(small.resize(image.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
-  color = matplotlib.colormaps["turbo"](full)[..., :3] * 255
+  color = colored(full, "turbo")
   grey = image.mean(-1, keepdims=True) * 0.5 + image * 0.5
   weight = 0.15 + 0.5 * full[..., None]
   return np.rint(grey * (1 - weight) + color * weight).clip(0, 255).astype(np.uint8)
@@ -197,9 +198,25 @@ def shorten(text: str, length: int = 24) -> str:
   return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def colored(values: np.ndarray, scale: str) -> np.ndarray:
+  """[...] in 0..1 -> [... 3] in 0..255, by a colour scale of Matplotlib's."""
+  import matplotlib
+
+  return matplotlib.colormaps[scale](values)[..., :3] * 255
+
+
+def _in_percent(axis) -> None:
+  from matplotlib.ticker import PercentFormatter
+
+  axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
 @contextlib.contextmanager
-def _figure(inches: tuple[float, float]) -> Iterator[tuple[Figure, io.BytesIO]]:
+def _figure(inches: tuple[float, float]) -> Iterator[tuple["Figure", io.BytesIO]]:  # noqa: F821
   """An empty figure, and where its PNG stands afterwards. No window, no global state."""
+  import matplotlib
+  from matplotlib.figure import Figure
+
   out = io.BytesIO()
   with matplotlib.rc_context(RC), warnings.catch_warnings():
     # A class named in a script that the font lacks is drawn as boxes; the page's tables have it.

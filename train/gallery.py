@@ -5,7 +5,6 @@ import difflib
 from functools import partial
 
 import jax
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -78,7 +77,7 @@ def _signed(image: np.ndarray, values: np.ndarray) -> np.ndarray:
   values = values.sum(-1) if values.ndim == 3 else values
   peak = max(float(np.quantile(np.abs(values), 0.995)), 1e-12)
   share = np.clip(values / peak, -1, 1)
-  color = matplotlib.colormaps["coolwarm"]((share + 1) / 2)[..., :3] * 255
+  color = figures.colored((share + 1) / 2, "coolwarm")
   grey = image.mean(-1, keepdims=True) * 0.6 + 100
   weight = np.abs(share[..., None]) ** 0.5
   return np.rint(grey * (1 - weight) + color * weight).clip(0, 255).astype(np.uint8)

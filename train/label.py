@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import classify, loop, optim, options, scores, startup, workdir
+from train import classify, loop, optim, options, scores, scoresheet, startup, workdir
 from train import mesh as meshes
 from train.data import listing
 from train.data.transforms import Augment
@@ -253,8 +253,6 @@ def train(config: loop.Config, made: loop.Job, plan: Plan) -> scores.Scores:
 def report(config: loop.Config, plan: Plan) -> None:
   """Writes the page of a run, in one of its processes."""
   if jax.process_index() == 0:
-    from train import scoresheet  # late: it brings matplotlib
-
     page = scoresheet.write(Path(config.workdir), plan.data)
     print(f"report: {page.resolve()}")
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from train import loop
+from train import figures, loop
 from train import mesh as meshes
 from train.step import make_train_step
 
@@ -83,8 +83,6 @@ def run(config: loop.Config, job: loop.Job, make_tx, path: Path) -> None:
   rates, losses = find(config, job, make_tx)
   fastest, least = suggestion(rates, losses)
   if jax.process_index() == 0:
-    from train import figures  # late: it brings matplotlib
-
     path.write_bytes(figures.rates(rates, losses, smoothed(losses), fastest))
   loop.say(
     f"suggested: --lr={fastest:.2g}, where the loss falls fastest; at {least:.2g} it is least, and "

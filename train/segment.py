@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from train import backbones, loop, optim, options, startup
+from train import backbones, loop, optim, options, segment_report, startup
 from train.data import masks, threaded
 from train.mix import Mix
 from train.options import option
@@ -196,8 +196,6 @@ def main(
     f"loss {measured['loss']:.3f}"
   )
   if own.report and jax.process_index() == 0:
-    from train import segment_report  # late: it brings matplotlib
-
     page = segment_report.write(Path(config.workdir))
     print(f"report: {page.resolve()}")
 

@@ -47,6 +47,8 @@ def set_up_compilation() -> None:
   own_convolutions()
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # JAX's own: a second
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def join(config: Config) -> None:
