@@ -263,8 +263,8 @@ def as_function(method, name: str):
   return function
 
 
-def network(name: str, runtime: Runtime, num_classes: int):
-  """images [b h w c] of torch -> logits [b num_classes]."""
+def sized() -> type:
+  """torch's tensor with what TF-slim's code asks of TensorFlow's."""
   import torch
 
   class Sized(torch.Tensor):
@@ -283,6 +283,13 @@ def network(name: str, runtime: Runtime, num_classes: int):
     def set_shape(self, shape):
       pass
 
+  return Sized
+
+
+def network(name: str, runtime: Runtime, num_classes: int):
+  """images [b h w c] of torch -> logits [b num_classes]."""
+  import torch
+
   arg_scope = "tf_slim.ops.arg_scope"
   scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": TOOLS})
   family = NAMES.get(name, name if name in RESEARCH else name.rpartition("_")[0])
@@ -297,7 +304,7 @@ def network(name: str, runtime: Runtime, num_classes: int):
   def run(image, **named):
     runtime.asked.clear()
     with torch.no_grad(), scopes.arg_scope((scope or code.resnet_utils.resnet_arg_scope)()):
-      image = image.as_subclass(Sized)
+      image = image.as_subclass(sized())
       out, _ = getattr(code, name)(image, num_classes, is_training=False, **named)
     return out.as_subclass(torch.Tensor).reshape(len(image), num_classes)
 

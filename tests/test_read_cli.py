@@ -1,6 +1,7 @@
 """python -m train.read: its lines, its splits, a run, and what it answers to bad input."""
 
 import dataclasses
+from functools import partial
 import re
 
 import jax
@@ -8,11 +9,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from train import loop, optim, read
+from train import loop, optim, read, transcribe
 from train.data import lines
 from zoo import store
 import zoo
-from zoo.text import charset, crnn
+from zoo.text import attention_ocr, charset, crnn
 
 CLASSES = charset.of("abc")
 
@@ -85,7 +86,7 @@ def test_batches_are_a_function_of_the_step():
   halves = [some(3, 1, i, 2)[0]["index"].tolist() for i in (0, 1)]
   assert sorted(sum(halves, [])) == sorted(whole[3]["index"].tolist())
   first = whole[0]
-  assert first["image"].shape == (2, 8, 24, 1) and first["text"].shape == (2, 3)
+  assert first["image"].shape == (2, 8, 24, 1) and first["text"].shape == (2, 4)
   texts = [source.texts[i] for i in first["index"]]
   lengths = [len(text) for text in texts]
   assert charset.decode(first["text"], lengths, CLASSES) == texts
@@ -98,20 +99,31 @@ def test_batches_are_a_function_of_the_step():
   assert np.concatenate([b["real"] for b in batches]).tolist() == [1] * 7 + [0]
 
 
-def test_a_run_trains_and_leaves_a_reader(tmp_path, monkeypatch):
+ROWS = (crnn.conv(8), ((8, 2), (8, 2), 0))
+SMALL = {
+  "crnn": crnn.CRNN(partial(crnn.ConvNet, ROWS), 8, (None,), num_classes=4),
+  "attention_ocr_line": attention_ocr.AttentionOCR(
+    partial(crnn.ConvNet, ROWS), hidden=8, steps=16, num_classes=4
+  ),
+}
+
+
+@pytest.mark.parametrize(("variant", "pixels"), [
+  ("crnn", zoo.Line(width=32)),
+  ("attention_ocr_line", zoo.Line(64, 32, (0.5,) * 3, (0.4,) * 3)),
+])  # fmt: skip
+def test_a_run_trains_and_leaves_a_reader(variant, pixels, tmp_path, monkeypatch):
   """Narrow, for two updates, from pictures in folders; then its file reads a line."""
-  rows = (crnn.conv(8), ((8, 2), (8, 2), 0))
-  small = crnn.CRNN(crnn.partial(crnn.ConvNet, rows), 8, (None,), num_classes=4)
-  monkeypatch.setitem(zoo.catalog.VARIANTS, "crnn", lambda: small)
+  monkeypatch.setitem(zoo.catalog.VARIANTS, variant, lambda: SMALL[variant])
   for split in ("train", "val"):
     written(tmp_path / split, ["ab", "cab", "b", "ca"])
   own = read.Config(characters="abc", width=32)
-  parts = configs(tmp_path, own, model="crnn", data=str(tmp_path), steps=2)
+  parts = configs(tmp_path, own, model=variant, data=str(tmp_path), steps=2)
   outcome = loop.run(parts[0], read.prepare(*parts))
-  assert outcome.split == "val" and outcome.target.shape == (4, 3)
+  assert outcome.split == "val" and outcome.target.shape == (4, 4)
   assert {"loss", "cer", "line", "infeasible"} <= outcome.measured.keys()
   record = store.read_record(tmp_path / "run/model.safetensors")
-  assert record.classes == CLASSES and record.preprocess == zoo.Line(width=32)
+  assert record.classes == CLASSES and record.preprocess == pixels
   model, variables = zoo.load(tmp_path / "run")
   line = record.preprocess.crop(Image.new("L", (50, 12)))[None]
   logits = jax.jit(lambda v, x: model.apply(v, x, train=False)["logits"])(
@@ -119,12 +131,19 @@ def test_a_run_trains_and_leaves_a_reader(tmp_path, monkeypatch):
   )
   assert logits.shape == (1, 16, 4)
   assert read.described(str(tmp_path / "run")).classes == CLASSES
+  [(text, sure)] = transcribe.reader(tmp_path / "run")([Image.new("L", (50, 12))])
+  assert set(text) <= set("abc") and len(text) == len(sure)
 
 
 def test_what_is_missing_is_said(tmp_path):
   faults = {
     "--data is missing": dict(model="crnn"),
-    "resnet18 is no reader of lines; those are crnn, crnn_ddddocr": dict(data="rendered"),
+    "resnet18 is no reader of lines; those are attention_ocr, attention_ocr_line, crnn": dict(
+      data="rendered"
+    ),
+    "--characters is missing: attention_ocr_line has none": dict(
+      data="rendered", model="attention_ocr_line"
+    ),
     "--batch=2 is more than the 1 lines": dict(
       data="rendered", model="crnn", own=read.Config(lines=1)
     ),

@@ -11,13 +11,13 @@ import pytest
 
 from train.step import make_state, make_train_step
 from train.tasks.caption import Caption
-from train.tasks.read import Read
+from train.tasks.read import Read, Spell
 from train.tasks.segment import Segment
 import zoo
 from zoo.layers import Numerics
 from zoo.ops import edit
 from zoo.segment import unet
-from zoo.text import caption, crnn, decode
+from zoo.text import attention_ocr, caption, crnn, decode
 
 
 def naive_distance(a, b):
@@ -51,6 +51,20 @@ def test_reading_is_measured_in_letters():
   assert measured["cer"] == 0.5 and measured["line"] == 0.5 and measured["infeasible"] == 0.5
   read = Read().predict({"logits": logits})
   assert read["tokens"].tolist() == [[1, 2], [2, 0]] and read["lengths"].tolist() == [2, 1]
+
+
+def test_spelling_is_measured_in_letters():
+  """Steps that say "ab" and "b": asked for "ab" and, which is longer than they are, "cccc"."""
+  logits = jnp.log(0.97 * jax.nn.one_hot(jnp.array([[1, 2, 0], [2, 0, 1]]), 4) + 0.0075)
+  text = jnp.array([[1, 2, 0, 0, 0], [3, 3, 3, 3, 0]])
+  task = Spell(smoothing=0.1)
+  measured = ratios(task.terms({"logits": logits}, {"text": text}))
+  each = -(0.925 * np.log(0.9775) + 0.075 * np.log(0.0075))
+  assert measured["loss"] == pytest.approx(3 * each, rel=1e-5), "the first's, its end as well"
+  assert measured["infeasible"] == 0.5 and measured["line"] == 0.5
+  assert measured["cer"] == pytest.approx(4 / 6)
+  read = task.predict({"logits": logits})
+  assert read["tokens"].tolist() == [[1, 2, 0], [2, 0, 0]] and read["lengths"].tolist() == [2, 1]
 
 
 def test_segmentation_by_hand():
@@ -119,8 +133,16 @@ def narrow_reader():
   return crnn.CRNN(partial(crnn.ConvNet, rows), 24, (None,), num_classes=6), (8, 24)
 
 
+def narrow_speller():
+  trunk, size = partial(crnn.ConvNet, (crnn.conv(16), crnn.HALVE)), (8, 24)
+  return attention_ocr.AttentionOCR(trunk, hidden=24, steps=5, num_classes=6), size
+
+
 RNG = np.random.default_rng(0)
 LEARNERS = {
+  "spell": (
+    narrow_speller, Spell(), {"text": np.array([[1, 2, 2, 3, 0], [5, 4, 0, 0, 0]], np.int32)}
+  ),
   "read": (narrow_reader, Read(), {"text": np.array([[1, 2, 2, 3], [5, 4, 0, 0]], np.int32)}),
   "segment": (
     lambda: (unet.UNet((6, 12), 3, padded=True), (8, 24)),
@@ -141,6 +163,7 @@ LEARNERS = {
   ),
 }  # fmt: skip
 SURE = {
+  "spell": ("cer", 0.0),
   "read": ("cer", 0.0),
   "segment": ("pixel", 0.9),
   "soft": ("word", 1.0),

@@ -11,6 +11,7 @@ fonts that training never sees. The same command goes on with a run that was sto
 import dataclasses
 from functools import partial
 from pathlib import Path
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ from train.data import lines, lmdb_lines
 from train.metrics import show
 from train.mix import Mix
 from train.options import option
-from train.tasks.read import Read
+from train.tasks.read import Read, Spell
 import zoo
 from zoo import catalog
 from zoo.text import charset
+from zoo.text.attention_ocr import AttentionOCR
 
 RENDERED = "rendered"
 # Fonts that come with matplotlib, in which --data=rendered is drawn without --fonts.
@@ -55,6 +57,8 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     raise ValueError("\n".join(faults))
   origin = described(config.model)
   classes = charset.of("".join(dict.fromkeys(own.characters))) if own.characters else origin.classes
+  if not classes:
+    raise ValueError(f"--characters is missing: {config.model} has none of its own")
   pixels = dataclasses.replace(origin.preprocess, width=own.width or origin.preprocess.size[1])
   splits = rendered(config, own, classes) if config.data == RENDERED else folders(config, classes)
   per_epoch = len(splits["train"].keys) // config.batch
@@ -71,10 +75,11 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     "batch": config.batch, "threads": config.threads,
     "process_index": jax.process_index(), "process_count": jax.process_count(),
   }  # fmt: skip
+  model = zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields})
   return loop.Job(
     name="read",
-    task=Read(charset.blank_of(classes)),
-    model=zoo.create(origin.weights or origin.variant, **{**origin.fields, **fields}),
+    task=(Spell if isinstance(model, AttentionOCR) else Read)(charset.blank_of(classes)),
+    model=model,
     record=dataclasses.replace(
       origin, classes=classes, preprocess=pixels,
       fields={**origin.fields, "num_classes": len(classes)},
@@ -101,12 +106,8 @@ def described(model: str) -> zoo.Record:
   """What is known of a reader: a variant, a checkpoint, or a run's folder or file."""
   if model in catalog.VARIANTS:
     rows = [row for row in catalog.WEIGHTS.values() if row.variant == model]
-    record = zoo.Record(model)
-    if rows:  # as its first checkpoint has them
-      pixels, channels = rows[0].preprocess, len(rows[0].preprocess.mean)
-      record = dataclasses.replace(
-        record, preprocess=pixels, in_channels=channels, classes=rows[0].classes
-      )
+    pixels, classes = zoo.preprocess(model), rows[0].classes if rows else ()
+    record = zoo.Record(model, preprocess=pixels, in_channels=len(pixels.mean), classes=classes)
   else:
     record = zoo.record(model)
   if not isinstance(record.preprocess, zoo.Line):
@@ -115,8 +116,7 @@ def described(model: str) -> zoo.Record:
 
 
 def readers() -> list[str]:
-  found = {r.variant for r in catalog.WEIGHTS.values() if isinstance(r.preprocess, zoo.Line)}
-  return sorted(found)
+  return sorted(v for v in zoo.names(task="text") if isinstance(zoo.preprocess(v), zoo.Line))
 
 
 def weights(config: loop.Config, fields, same: bool, pixels: zoo.Line) -> dict:
@@ -126,8 +126,9 @@ def weights(config: loop.Config, fields, same: bool, pixels: zoo.Line) -> dict:
     return variables
   key = jax.random.key(config.seed)
   fresh = zoo.init(model, key, size=pixels.size, channels=len(pixels.mean))
-  params = {**variables["params"], "classifier": fresh["params"]["classifier"]}
-  return {**variables, "params": params}
+  head = zoo.stages(zoo.record(config.model).variant)[-1]
+  fresh = {name: array for name, array in fresh["params"].items() if re.fullmatch(head, name)}
+  return {**variables, "params": {**variables["params"], **fresh}}
 
 
 def folders(config: loop.Config, classes) -> dict[str, lines.Lines]:

@@ -26,7 +26,6 @@ from train import options, startup
 from train.data import transforms
 from train.options import option
 import zoo
-from zoo.ops import ctc
 from zoo.segment import craft
 from zoo.text import charset
 
@@ -72,7 +71,7 @@ def reader(model: str | Path) -> Callable[[Sequence[Image.Image]], list[tuple[st
   @jax.jit
   def run(variables, image):
     out = network.apply(variables, pixels.normalize(image), train=False)
-    return ctc.greedy(out["logits"], blank=blank)
+    return network.read(out, blank)
 
   def read(pictures):
     widths, answers = defaultdict(list), {}

@@ -35,7 +35,7 @@ from zoo.classify import (
 )
 from zoo.detect import rcnn, retinanet, ssd, yolo
 from zoo.segment import craft, deeplabv3, fcn, lraspp, unet
-from zoo.text import caption, crnn
+from zoo.text import attention_ocr, caption, crnn
 
 FAMILIES: tuple[ModuleType, ...] = (
   alexnet,
@@ -71,6 +71,7 @@ FAMILIES: tuple[ModuleType, ...] = (
   fcn,
   lraspp,
   unet,
+  attention_ocr,
   caption,
   crnn,
 )

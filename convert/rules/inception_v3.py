@@ -72,7 +72,7 @@ def _branches(kind: str) -> tuple[list[str], ...]:
 BRANCHES = {kind: _branches(kind) for kind in PARTS}
 
 
-def _slim(m) -> str:
+def slim_branch(m) -> str:
   block, branch, turn, letter, kernel = m[1], int(m[2]), m[3], m[4], m[5]
   parts = BRANCHES[KINDS[block]][branch]
   i = -1 if turn == "1" or len(parts) == 1 else "abcde".index(letter)
@@ -84,8 +84,9 @@ def _slim(m) -> str:
 
 
 AUX = {"1b_1x1": "conv0", "2a_5x5": "conv1", "2b_1x1": "fc"}
+SLIM_BRANCH = r"InceptionV3/Mixed_(\w\w)/Branch_(\d)/Conv(?:2d)?_(?:1_)?(\d)(\w)_(\dx\d)/"
 SLIM = slim(
-  (r"^InceptionV3/Mixed_(\w\w)/Branch_(\d)/Conv(?:2d)?_(?:1_)?(\d)(\w)_(\dx\d)/", _slim),
+  (f"^{SLIM_BRANCH}", slim_branch),
   (r"^InceptionV3/Logits/Conv2d_1c_1x1/", "fc/"),
   (r"^InceptionV3/AuxLogits/Conv2d_(\w+)/", lambda m: f"AuxLogits/{AUX[m[1]]}/"),
   (r"^InceptionV3/", ""),

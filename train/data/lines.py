@@ -152,7 +152,7 @@ def eval_batches(
 
 
 def _batches(lines, view, classes, rows, threads: int):
-  longest = max(map(len, lines.texts))
+  longest = max(map(len, lines.texts)) + 1  # so that every text ends in the blank
   blank = charset.blank_of(classes)
 
   def one(index):

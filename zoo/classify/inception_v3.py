@@ -135,6 +135,7 @@ class InceptionV3(nn.Module):
 
   num_classes: int | None = 1000
   aux: bool = True
+  last: str = "stage4"  # a backbone that ends earlier has no more arrays than that
   dropout: float = 0.0
   numerics: Numerics = Numerics(eps=1e-3)
 
@@ -164,6 +165,8 @@ class InceptionV3(nn.Module):
       x = block(x, train=train)
       if name.startswith("stage"):
         ends[name] = x
+      if name == self.last != "stage4":
+        return ends
     ends["pooled"] = jnp.mean(x, axis=(1, 2))
     if self.num_classes is not None:
       if self.aux and (train or self.is_initializing()):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from zoo.classify import mobilenet_v3
 from zoo.layers import Numerics
+from zoo.ops import ctc
 from zoo.text import charset
 from zoo.text.lstm import LSTM
 from zoo.weights import Line, Weights
@@ -96,6 +97,10 @@ class CRNN(nn.Module):
     if self.num_classes is not None:
       ends["logits"] = n.dense(self.num_classes, name="classifier")(x)
     return ends
+
+  def read(self, ends, blank: int) -> ctc.Decoded:
+    """The likeliest class of each column, repeats joined and blanks left out."""
+    return ctc.greedy(ends["logits"], blank=blank)
 
 
 # Pools: both sides are halved; the height alone, in windows of 2x2 with a column more on each side

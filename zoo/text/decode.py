@@ -1,5 +1,7 @@
 """From a network that says what comes next to whole sequences: greedy and beam search.
 
+`spelled` reads what a network has said by itself.
+
 `step(state, tokens [n]) -> (state, logits [n classes])`; every array of a state has n rows.  A
 sequence begins behind `start` and ends with `end`; what follows is 0.  All shapes are static.
 """
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+from zoo.ops.ctc import Decoded
 
 Step = Callable[[Any, jax.Array], tuple[Any, jax.Array]]
 PAD, START, END, UNKNOWN = range(4)
@@ -83,6 +87,15 @@ def beam(
   (_, _, tokens, alive, done), _ = lax.scan(body, carry, jnp.arange(steps))
   cut = Sequences(tokens, jnp.full((rows, width), steps), alive)
   return _best(Sequences(*(jnp.concatenate(p, 1) for p in zip(done, cut))), width, penalty)
+
+
+def spelled(logits: jax.Array, *, blank: int) -> Decoded:
+  """The likeliest class of each step, [b t c], up to the first `blank`."""
+  probs = jax.nn.softmax(logits.astype(jnp.float32))
+  tokens = jnp.argmax(probs, -1).astype(jnp.int32)
+  there = jnp.cumprod(tokens != blank, axis=1)
+  lengths = there.sum(1, dtype=jnp.int32)
+  return Decoded(jnp.where(there, tokens, blank), lengths, probs.max(-1) * there)
 
 
 def _best(found: Sequences, width: int, penalty: float) -> Sequences:

@@ -23,10 +23,14 @@ def _uniform(features: int):
   return init
 
 
-def gates(state: State, drive: jax.Array) -> State:
-  """The state after one step; `drive` [b 4*features] is the sum of both products and biases."""
+def gates(state: State, drive: jax.Array, *, clip: float | None = None) -> State:
+  """The state after one step; `drive` [b 4*features] is the sum of both products and biases.
+
+  The cell stays within `clip` of zero.
+  """
   i, f, g, o = jnp.split(drive.astype(jnp.float32), 4, axis=-1)
   c = nn.sigmoid(f) * state[1] + nn.sigmoid(i) * jnp.tanh(g)
+  c = c if clip is None else c.clip(-clip, clip)
   return (nn.sigmoid(o) * jnp.tanh(c)).astype(drive.dtype), c
 
 
