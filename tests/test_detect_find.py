@@ -1,12 +1,15 @@
 """python -m train.find: views and their merging, what it writes, real weights on photographs."""
 
 import csv
+import dataclasses
 import json
 import zipfile
 
 import jax
 import numpy as np
 from PIL import Image
+from pycocotools import mask as packed
+from pycocotools.coco import COCO
 import pytest
 
 from tests import detectors, parity, test_rcnn
@@ -40,8 +43,24 @@ def test_views_cover_the_picture():
   mirrored = find.views_of(image, True, 100)[4:]
   assert len(mirrored) == 4 and all(v.mirrored for v in mirrored)
   np.testing.assert_array_equal(mirrored[2].pixels, tiles[1].pixels[:, ::-1])
-  back = mirrored[2].back(some([(10, 20, 30, 60, 0.9, 0)]))
+  back = mirrored[2].back(some([(10, 20, 30, 60, 0.9, 0)]), 100, 250)
   np.testing.assert_allclose(back.boxes, [[75 + 70, 20, 75 + 90, 60]])
+
+
+def test_masks_of_views_lie_where_their_boxes_do():
+  mask = np.zeros((100, 100), np.uint8, order="F")
+  mask[20:60, 10:30] = 1
+  part = some([(10, 20, 30, 60, 0.9, 0)])
+  part = dataclasses.replace(part, masks=np.array([packed.encode(mask)], object))
+  views = find.views_of(np.zeros((100, 250, 3), np.uint8), True, 100)
+  for view in views[1:4] + views[5:]:
+    back = view.back(part, 100, 250)
+    [x0, y0, x1, y1] = back.boxes[0].astype(int)
+    there = packed.decode(back.masks[0])
+    assert there.shape == (100, 250) and there.sum() == there[y0:y1, x0:x1].sum() == 800
+  less = dataclasses.replace(part, scores=np.float32([0.5]))
+  both = find.merged([part, less], (100, 250), 0.5, 9)
+  assert len(both) == len(both.masks) == 1
 
 
 def test_each_object_once():
@@ -166,6 +185,13 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   mine = {"boxes": one.boxes, "scores": one.scores, "box_label": one.labels}
   detectors.check_same(mine, wanted, first_label=1, at_least=20)
   assert (tall.found.width, tall.found.height) == size and len(tall.maps) == len(tall.found)
+  theirs = wanted["masks"][:, 0].detach().numpy()
+  for box, label, mask in zip(one.boxes, one.labels, one.masks):
+    alike = wanted["labels"].numpy() == label + 1
+    apart = np.abs(wanted["boxes"].detach().numpy() - box).max(1)
+    there = theirs[np.argmin(np.where(alike, apart, np.inf))]
+    sure = np.abs(there - 0.5) > 0.01
+    assert (packed.decode(mask) == (there > 0.5))[sure].all() and sure.mean() > 0.95
 
   [grad] = torch.autograd.grad(wanted["scores"][0], seen[0])
   heat = torch.relu((seen[0] * grad.mean((2, 3), keepdim=True)).sum(1))[:1, None]
@@ -179,6 +205,11 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   with find.Album(tmp_path / "out", "title") as album:
     album.add(answer)
     album.finish([])
+  marks = COCO(str(tmp_path / "out/coco.json"))
+  for mark in marks.anns.values():
+    shown = marks.annToMask(mark)
+    assert shown.shape == size and shown.sum() == mark["area"]
+  assert len(marks.anns) == len(one)
   drawn = sorted(p.name for p in (tmp_path / "out").glob("*grad_cam.png"))
   assert drawn[0] == "0001_odd_01_grad_cam.png" and len(drawn) == len(one)
   with Image.open(tmp_path / "out" / drawn[0]) as picture:

@@ -281,10 +281,8 @@ def beside(
     one = {name: detections[name][i] for name in ("boxes", "scores", "box_label")}
     where = found.place(pixels, height, width)
     if "masks" in detections:
-      one["masks"] = np.array([
-        average_precision.pasted(mask, box, height, width)
-        for mask, box in zip(detections["masks"][i], where.out(one["boxes"]))
-      ])  # fmt: skip
+      places = where.out(one["boxes"])
+      one["masks"] = average_precision.all_pasted(detections["masks"][i], places, height, width)
     answers.append(found.of_one(one, where, height, width, classes))
     objects.append(source.objects[row])
   return objects, answers

@@ -9,7 +9,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 COLORS = ("#2f6690", "#d98032", "#3b8a5a", "#8d5fa8", "#b9493c", "#5d6878")
 INK, SOFT, LINE = "#1c2430", "#5d6878", "#e3e7ec"
@@ -173,6 +173,15 @@ def boxes(
       draw.rectangle((x, y, x + w, y + h), fill=color)
       draw.text((x + 3 - left, y + 2 - top), words, "white", font)
   return np.asarray(picture)
+
+
+def tinted(image: np.ndarray, rows: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
+  """[h w 3] uint8 under masks: (mask [h w] of 0 and 1, color as #rrggbb), the last on top."""
+  out = np.float32(image)
+  for mask, color in rows:
+    there = np.asarray(mask, bool)
+    out[there] = 0.55 * out[there] + 0.45 * np.float32(ImageColor.getrgb(color))
+  return np.rint(out).astype(np.uint8)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -5,12 +5,12 @@
   python -m train.find --model=fasterrcnn_resnet50_fpn.tv1 photo.jpg --maps=grad_cam --out=answers
 
 Prints each detection: its score, its class, x0 y0 x1 y1 in pixels of the picture.  --out writes a
-folder: the pictures with boxes drawn over them as PNG, answers.json, answers.csv, coco.json (which
-COCO's tools take) and index.html.  --flip looks at each picture mirrored too; --tile cuts large
-pictures into overlapping tiles and looks at these beside the whole.  --maps=grad_cam shows for each
-detection where in the whole picture its score comes from, at the last map of the network's
-backbone.  What cannot be read is named at the end, and makes the exit status 1; the other
-photographs are answered all the same.
+folder: the pictures with boxes drawn over them as PNG, and masks where the model finds them,
+answers.json, answers.csv, coco.json (which COCO's tools take) and index.html.  --flip looks at each
+picture mirrored too; --tile cuts large pictures into overlapping tiles and looks at these beside
+the whole.  --maps=grad_cam shows for each detection where in the whole picture its score comes
+from, at the last map of the network's backbone.  What cannot be read is named at the end, and makes
+the exit status 1; the other photographs are answered all the same.
 """
 
 from collections import deque
@@ -35,6 +35,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pycocotools import mask as packed
 
 from train import average_precision, figures, options, page, predict, startup
 from train.data import transforms
@@ -109,14 +110,23 @@ class View(NamedTuple):
   top: int
   mirrored: bool
 
-  def back(self, one: Found) -> Found:
-    """What was found in it, in pixels of the whole picture."""
+  def back(self, one: Found, height: int, width: int) -> Found:
+    """What was found in it, in pixels of the whole picture of that size."""
     x0, y0, x1, y1 = one.boxes.T
     if self.mirrored:
-      width = self.pixels.shape[1]
-      x0, x1 = width - x1, width - x0
+      right = self.pixels.shape[1]
+      x0, x1 = right - x1, right - x0
     boxes = np.stack([x0 + self.left, y0 + self.top, x1 + self.left, y1 + self.top], 1)
-    return dataclasses.replace(one, boxes=np.float32(boxes))
+    masks = one.masks
+    if masks is not None and (self.mirrored or self.pixels.shape[:2] != (height, width)):
+      masks = np.array([self._mask_back(mask, height, width) for mask in masks], object)
+    return dataclasses.replace(one, boxes=np.float32(boxes), masks=masks)
+
+  def _mask_back(self, mask: dict, height: int, width: int) -> dict:
+    part, out = packed.decode(mask), np.zeros((height, width), np.uint8, order="F")
+    part = part[:, ::-1] if self.mirrored else part
+    out[self.top : self.top + part.shape[0], self.left : self.left + part.shape[1]] = part
+    return packed.encode(out)
 
 
 def find(
@@ -142,7 +152,11 @@ def find(
   @jax.jit
   def step(variables, image, size):
     out = Network(network, pixels, size).apply(variables, image, train=False)
-    return network.detect(out, score=config.confidence, iou=config.iou, limit=config.max_detections)
+    rows = network.detect(out, score=config.confidence, iou=config.iou, limit=config.max_detections)
+    if getattr(network, "mask", None) is not None:
+      masks = network.apply(variables, out, rows, method="masks")
+      rows["masks"] = jnp.rint(255 * masks).astype(jnp.uint8)
+    return rows
 
   @jax.jit
   def explained(variables, image, size, boxes, labels):
@@ -159,12 +173,17 @@ def find(
       for n, (i, seen) in enumerate(alike):
         height, width = views[i].pixels.shape[:2]
         one = {name: rows[name][n] for name in ("boxes", "scores", "box_label")}
-        answers[i] = views[i].back(found.of_one(one, seen.where, height, width, classes))
+        if "masks" in rows:
+          places = seen.where.out(one["boxes"])
+          masks = average_precision.all_pasted(rows["masks"][n], places, height, width)
+          one["masks"] = masks
+        answers[i] = found.of_one(one, seen.where, height, width, classes)
     start = 0
     for path, image in some:
       count = len(views_of(image, config.flip, config.tile))
-      own = [answers[i] for i in range(start, start + count)]
-      whole = merged(own, image.shape[:2], config.iou, config.max_detections)
+      size = image.shape[:2]
+      own = [views[i].back(answers[i], *size) for i in range(start, start + count)]
+      whole = merged(own, size, config.iou, config.max_detections)
       whole = whole.of(config.classes) if config.classes else whole
       start += count
       maps = []
@@ -250,8 +269,9 @@ def _starts(side: int, tile: int) -> list[int]:
 def merged(parts: Sequence[Found], size: tuple[int, int], iou: float, limit: int) -> Found:
   """Detections of all views of a picture of `size` (height, width), each object once."""
   first, (height, width) = parts[0], size
-  boxes, scores, labels = (
-    np.concatenate([getattr(p, name) for p in parts]) for name in ("boxes", "scores", "labels")
+  boxes, scores, labels, masks = (
+    None if getattr(first, name) is None else np.concatenate([getattr(p, name) for p in parts])
+    for name in ("boxes", "scores", "labels", "masks")
   )
   order = np.argsort(-scores, kind="stable")
   kept = order[:limit]
@@ -264,7 +284,8 @@ def merged(parts: Sequence[Found], size: tuple[int, int], iou: float, limit: int
         kept.append(i)
         gone |= near[i]
   kept = np.asarray(kept, int)
-  return Found(boxes[kept], scores[kept], labels[kept], height, width, first.classes)
+  masks = None if masks is None else masks[kept]
+  return Found(boxes[kept], scores[kept], labels[kept], height, width, first.classes, masks)
 
 
 def _pictures(
@@ -326,7 +347,10 @@ class Album:
       (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
       for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
     ]
-    drawn = figures.boxes(answer.image, rows[::-1], least=1)  # the surest on top
+    masks = [] if one.masks is None else [packed.decode(mask) for mask in one.masks]
+    colors = [color for *_, color in rows]
+    drawn = figures.tinted(answer.image, [*zip(masks, colors)][::-1])
+    drawn = figures.boxes(drawn, rows[::-1], least=1)  # the surest on top
     (self._part / file).write_bytes(figures.png(drawn))
     views = [page.figure(file, alt=f"boxes in {text}", lazy=True)]
     for i, (heat, row) in enumerate(zip(answer.maps, rows), start=1):
@@ -367,13 +391,16 @@ def coco(answers: Sequence[tuple[str, Found]]) -> dict:
   images, marks = [], []
   for number, (path, one) in enumerate(answers, start=1):
     images.append({"id": number, "file_name": path, "height": one.height, "width": one.width})
-    for label, score, box in zip(one.labels, one.scores, one.boxes_xywh):
+    told = one.as_dict()["found"]
+    for i, (label, box) in enumerate(zip(one.labels, one.boxes_xywh)):
       x, y, w, h = (round(float(v), 2) for v in box)
       marks.append({
         "id": len(marks) + 1, "image_id": number, "category_id": int(label) + 1,
-        "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0,
-        "score": round(float(score), 6),
+        "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0, "score": told[i]["score"],
       })  # fmt: skip
+      if one.masks is not None:
+        area = int(packed.area(one.masks[i]))
+        marks[-1] |= {"area": area, "segmentation": told[i]["mask"]}
   classes = answers[0][1].classes if answers else ()
   kinds = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
   return {"images": images, "annotations": marks, "categories": kinds}

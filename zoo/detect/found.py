@@ -148,16 +148,16 @@ class Found:
     return self.only(np.isin(self.labels, [self.classes.index(name) for name in names]))
 
   def as_dict(self) -> dict[str, Any]:
-    """Plain numbers, for JSON."""
+    """Plain numbers, for JSON; masks as COCO's run lengths in text."""
     rows = zip(self.names, self.scores, self.boxes, self.boxes_share)
-    return {
-      "width": self.width, "height": self.height,
-      "found": [
-        {"class": name, "score": round(float(score), 6), "box": _rounded(box, 2),
-         "share": _rounded(share, 6)}
-        for name, score, box, share in rows
-      ],
-    }  # fmt: skip
+    found = [
+      {"class": name, "score": round(float(score), 6), "box": _rounded(box, 2),
+       "share": _rounded(share, 6)}
+      for name, score, box, share in rows
+    ]  # fmt: skip
+    for one, mask in zip(found, () if self.masks is None else self.masks):
+      one["mask"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+    return {"width": self.width, "height": self.height, "found": found}
 
 
 def _rounded(numbers, digits: int) -> list[float]:
