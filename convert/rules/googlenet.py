@@ -1,7 +1,7 @@
-"""GoogLeNet: torchvision's names, whose auxiliary heads flatten 128 channels, and TF-slim's."""
+"""GoogLeNet of torchvision, whose auxiliary heads flatten 128 channels, of TF-slim and of Caffe."""
 
 from convert.engine import Rules, chw_to_hwc
-from convert.rules import TORCH_RENAMES, slim
+from convert.rules import CAFFE_BLOBS, TORCH_RENAMES, slim
 
 FLATTEN = (("params/aux[12]/fc1/kernel", chw_to_hwc(128, 4, 4)),)
 STEM = {"1a_7x7": "conv1", "2b_1x1": "conv2", "2c_3x3": "conv3"}
@@ -21,4 +21,15 @@ SLIM = slim(
   (r"/BatchNorm/", "/bn/"),
   (r"(?<!^fc)/(?=weights$)", "/conv/"),
 )
-RULES = {"torchvision": Rules(TORCH_RENAMES, operations=FLATTEN), "slim": SLIM}
+CAFFE_STEM = {"1/7x7_s2": "conv1", "2/3x3_reduce": "conv2", "2/3x3": "conv3"}
+CAFFE_PARTS = {"1x1": "branch1", "3x3_reduce": "branch2_0", "3x3": "branch2_1",
+               "5x5_reduce": "branch3_0", "5x5": "branch3_1", "pool_proj": "branch4_1"}  # fmt: skip
+# Without norms, so that biases become those of norms that change nothing.
+CAFFE = Rules((
+  (r"^loss[12]/.*", ""),  # the auxiliary heads
+  (r"^conv([12]/\w+)/(?=\d$)", lambda m: f"{CAFFE_STEM[m[1]]}/conv/"),
+  (r"^inception_(\d\w)/(\w+)/(?=\d$)", lambda m: f"inception{m[1]}/{CAFFE_PARTS[m[2]]}/conv/"),
+  (r"^loss3/classifier/", "fc/"),
+  *CAFFE_BLOBS,
+))  # fmt: skip
+RULES = {"caffe": CAFFE, "torchvision": Rules(TORCH_RENAMES, operations=FLATTEN), "slim": SLIM}

@@ -1,7 +1,8 @@
 """GoogLeNet, the first Inception.  Szegedy et al. 2014, arXiv:1409.4842.
 
 Departs as torchvision does, whose names the submodules carry: batch norm instead of local response
-normalisation, and 3x3 kernels where the paper has 5x5 (`third`).
+normalisation (`lrn`), 3x3 kernels where the paper has 5x5 (`third`), and a last pool of 2x2 instead
+of 3x3 (`last_pool`). Caffe's file is of the paper's form.
 """
 
 from functools import partial
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Chains, ConvNorm, Numerics
 from zoo.ops.conv import adaptive_avg_pool
+from zoo.ops.norm import local_response_norm
 from zoo.weights import Preprocess, Weights
 
 
@@ -59,6 +61,8 @@ class GoogLeNet(nn.Module):
   num_classes: int | None = 1000
   aux: bool = True
   third: int = 3  # 5 in the paper
+  last_pool: int = 2  # 3 in the paper
+  lrn: bool = False  # behind the first pool and before the second
   dropout: float = 0.0
   aux_dropout: float = 0.0
   numerics: Numerics = Numerics(eps=1e-3)
@@ -74,9 +78,11 @@ class GoogLeNet(nn.Module):
       return n.max_pool(x, kernel, 2, padding="VALID", ceil=True)
 
     x = ends["stem"] = chain(image, "conv1", (64, 7, 2))
-    x = ends["stage1"] = chain(chain(pool(x), "conv2", (64,)), "conv3", (192, 3))
+    lrn = local_response_norm if self.lrn else lambda x: x
+    x = ends["stage1"] = chain(chain(lrn(pool(x)), "conv2", (64,)), "conv3", (192, 3))
+    x = lrn(x)
     for stage, names in enumerate(("3a 3b", "4a 4b 4c 4d 4e", "5a 5b"), start=2):
-      x = pool(x, 2 if stage == 4 else 3)
+      x = pool(x, self.last_pool if stage == 4 else 3)
       for name in names.split():
         block = Inception(WIDTHS[name], self.third, n, name=f"inception{name}")
         x = ends[name] = block(x, train=train)
@@ -116,5 +122,10 @@ WEIGHTS = {
     "googlenet", "slim", "https://download.tensorflow.org/models/"
     "inception_v1_2016_08_28.tar.gz#inception_v1.ckpt", "", "Apache-2.0", SYMMETRIC, 69.8, 89.6,
     fields={"aux": False, "padding": "tf", "norm_scale": False, "num_classes": 1001}),
+  "googlenet.bvlc": Weights(  # published over an open line, too, which nothing vouches for
+    "googlenet", "caffe", "https://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel", "",
+    "unrestricted", Preprocess(224, 256, mean=(104 / 255, 117 / 255, 123 / 255),
+                               std=(1 / 255,) * 3, channels="BGR"), 68.7, 88.9,
+    fields={"aux": False, "third": 5, "last_pool": 3, "lrn": True}),
 }
 # fmt: on
