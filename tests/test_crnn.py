@@ -38,6 +38,19 @@ def test_easyocr():
   compare("crnn_easyocr", "easyocr", original, ((2, 64, 100, 1), (1, 32, 67, 1)), taps)
 
 
+def test_easyocrs_first_generation():
+  parity.import_torchvision()
+  module = wheels.load("easyocr", ["easyocr.model.modules", "easyocr.model.model"])
+
+  class WithoutText(module.Model):
+    def forward(self, image):
+      return super().forward(image, None)
+
+  original = WithoutText(1, 512, 512, 168)
+  taps = {"features": "FeatureExtraction", "sequence": "SequenceModeling"}
+  compare("crnn_resnet", "easyocr", original, ((2, 64, 100, 1), (1, 48, 67, 1)), taps)
+
+
 @pytest.mark.parametrize("backbone", ["vgg16_bn", "mobilenet_v3_small", "mobilenet_v3_large"])
 def test_doctr(backbone):
   parity.import_torchvision()

@@ -65,7 +65,9 @@ DDDDOCR = Rules(
   ),
   stacked=((r"LSTM_0\.[WR]", 2), (r"LSTM_0\.B", 4)),
 )
+FIRST_EASYOCR = ((r"^FeatureExtraction\.ConvNet\.", "backbone."), *EASYOCR[1:])
 RULES = {
+  "easyocr:crnn_resnet": Rules((*FIRST_EASYOCR, *TORCH_RENAMES)),
   "ddddocr": DDDDOCR,
   "crnn_pytorch": Rules((*SHI, *TORCH_RENAMES)),
   "easyocr": Rules((*EASYOCR, *TORCH_RENAMES)),

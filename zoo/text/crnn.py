@@ -1,7 +1,7 @@
 """CRNN: convolutions, bidirectional LSTMs over the columns of the map, CTC.
 
-Shi et al. 2015, arXiv:1507.05717, table 1, and the readers that follow it: EasyOCR's second
-generation, docTR's, and ddddocr's.  They differ in the convolutions, in how a column becomes a
+Shi et al. 2015, arXiv:1507.05717, table 1, and the readers that follow it: EasyOCR's two
+generations, docTR's, and ddddocr's.  They differ in the convolutions, in how a column becomes a
 vector (one row is left, rows are averaged, or laid end to end) and in what is between the LSTMs.
 The blank is the class that `classes` names "".
 """
@@ -13,12 +13,15 @@ from pathlib import Path
 from flax import linen as nn
 import jax.numpy as jnp
 
-from zoo.classify import mobilenet_v3
+from zoo.classify import mobilenet_v3, resnet
 from zoo.layers import Numerics
 from zoo.ops import ctc
 from zoo.text import charset
 from zoo.text.lstm import LSTM
 from zoo.weights import Line, Weights
+
+
+BESIDE = ((0, 0), (1, 1))  # a column more on each side
 
 
 class ConvNet(nn.Module):
@@ -71,6 +74,39 @@ class FusedNet(nn.Module):
     return ends
 
 
+class ResidualNet(nn.Module):
+  """[b h w c] -> "stem" "stage1".."stage4": a ResNet for lines, h/16-1 rows in the end.
+
+  Cheng et al. 2017, arXiv:1709.02054, table 1.  Below the second pool the width is halved no more.
+  """
+
+  width: int = 512
+  depths: tuple[int, ...] = (1, 2, 5, 3)
+  numerics: Numerics = Numerics()
+  num_classes: None = None
+
+  @nn.compact
+  def __call__(self, image, *, train: bool):
+    n, ends, w = self.numerics, {}, self.width
+
+    def conv(x, width: int, place: str, **form):
+      x = n.conv(width, form.pop("kernel", 3), name=f"conv{place}", **form)(x)
+      return n.act(n.norm(train, name=f"bn{place}")(x))
+
+    x = ends["stem"] = conv(conv(image, w // 16, "0_1"), w // 8, "0_2")
+    pools = ((2, 2, 0), (2, 2, 0), (2, (2, 1), BESIDE), None)
+    for s, (width, depth, pool) in enumerate(zip((w // 4, w // 2, w, w), self.depths, pools), 1):
+      if pool is not None:
+        kernel, stride, padding = pool
+        x = n.max_pool(x, kernel, stride, padding=padding)
+      for i in range(depth):
+        x = resnet.Block(width, bottleneck=False, numerics=n, name=f"layer{s}_{i}")(x, train=train)
+      if s < 4:
+        x = ends[f"stage{s}"] = conv(x, width, str(s))
+    x = conv(x, w, "4_1", kernel=2, stride=(2, 1), padding=BESIDE)
+    return ends | {"stage4": conv(x, w, "4_2", kernel=2, padding=0)}
+
+
 class CRNN(nn.Module):
   """A line [b h w c] -> "features" [b h' t c'] "sequence" [b t n] and "logits" [b t classes]."""
 
@@ -106,7 +142,7 @@ class CRNN(nn.Module):
 # Pools: both sides are halved; the height alone, in windows of 2x2 with a column more on each side
 # (the paper's is 1x2; its code's is this) or in windows of 2x1.
 HALVE, HALVE_HEIGHT = (2, 2, 0), ((2, 1), (2, 1), 0)
-HALVE_OVERLAPPING = (2, (2, 1), ((0, 0), (1, 1)))
+HALVE_OVERLAPPING = (2, (2, 1), BESIDE)
 
 
 def conv(channels: int, norm: bool = False, bias: bool = True, kernel: int = 3, padding: int = 1):
@@ -144,6 +180,9 @@ VARIANTS = {
   "crnn": partial(CRNN, partial(ConvNet, SHI)),
   "crnn_easyocr": partial(
     CRNN, partial(ConvNet, EASYOCR), between=(256, 256), average=True, num_classes=97
+  ),
+  "crnn_resnet": partial(  # EasyOCR's first generation
+    CRNN, ResidualNet, 512, (512, 512), average=True, num_classes=168
   ),
   "crnn_vgg16_bn": partial(
     CRNN, partial(ConvNet, VGG16), 128, (None, None), num_classes=127
@@ -189,6 +228,13 @@ WEIGHTS = {
     "e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8", "Apache-2.0",
     Line(64, interpolation="bicubic", round_up=True, multiple=64),
     classes=charset.of(f"{DIGITS}{MARKS} €{LETTERS.upper()}{LETTERS}"),
+  ),
+  "crnn_resnet.latin_g1": Weights(  # its maker tells no SHA-256
+    "crnn_resnet", "easyocr",
+    "https://github.com/JaidedAI/EasyOCR/releases/download/pre-v1.1.6/latin.zip", "", "Apache-2.0",
+    Line(64, interpolation="bicubic", round_up=True, multiple=64), classes=charset.of(
+      f"{DIGITS}{MARKS} {LETTERS.upper()}{LETTERS}ÀÁÂÃÄÅÆÇÈÉÊËÍÎÑÒÓÔÕÖØÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóô"
+      "õöøùúûüýþÿąęĮįıŁłŒœŠšųŽž"),
   ),
   "crnn_ddddocr.common": Weights(
     "crnn_ddddocr", "ddddocr", "pypi:ddddocr==1.6.1/ddddocr/common.onnx",
