@@ -276,6 +276,35 @@ def test_masks_in_every_form(tmp_path):
   assert detection.load(tmp_path).splits["train"].masks(0) is None
 
 
+def test_masks_of_voc(tmp_path):
+  voc(tmp_path)
+  folder, lists = tmp_path / "SegmentationObject", tmp_path / "ImageSets/Segmentation"
+  folder.mkdir()
+  lists.mkdir()
+  (lists / "train.txt").write_text("a\nb\n")
+  wanted = {}
+  for name, (size, rows) in list(SCENES.items())[:2]:
+    numbers = np.zeros(size, np.uint8)
+    for i, (_, x0, y0, x1, y1) in enumerate(rows, start=1):
+      numbers[y0:y1, x0:x1] = i
+    wanted[name] = numbers
+    image = Image.fromarray(np.where(numbers == 0, 255, numbers).astype(np.uint8), "P")  # borders
+    image.putpalette(bytes(768))
+    image.save(folder / f"{name}.png")
+  source = detection.load(tmp_path, masks=True).splits["train"]
+  keys = [key.rpartition("/")[2] for key in source.keys]
+  assert set(keys) | {k.rpartition("/")[2] for k in detection.load(
+    tmp_path, masks=True).splits["val"].keys} == {"a.png", "b.png"}  # fmt: skip
+  numbers = wanted[keys[0][0]]
+  for i, mask in enumerate(source.masks(0), start=1):
+    np.testing.assert_array_equal(mask, 255 * (numbers == i))
+  (folder / "b.png").unlink()
+  Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "a.png")
+  with pytest.raises(ValueError, match="SegmentationObject/b.png is missing") as fault:
+    detection.load(tmp_path, masks=True)
+  assert "a.xml, object 1: it has no mask" in str(fault.value)
+
+
 def test_every_fault_of_masks_is_said(tmp_path):
   coco(tmp_path)
   path = tmp_path / "train/instances.json"

@@ -7,7 +7,9 @@
 
 Every fault of a set is said in one message. Pictures without objects are kept. A missing val is
 every tenth of train. Objects marked as crowd or difficult are not trained on, as darknet has it.
-Masks are COCO's polygons and run lengths, and the outlines of darknet's files; VOC's are not read.
+Masks are COCO's polygons and run lengths, the outlines of darknet's files, and VOC's
+SegmentationObject/*.png, whose pixels of number i are those of the annotation's i-th object; where
+masks are asked for, VOC's splits are those of ImageSets/Segmentation.
 """
 
 from collections import Counter
@@ -26,7 +28,7 @@ from pycocotools import mask as packed
 
 from train.data import folders, transforms
 from train.data.folders import LISTED, READERS, SUFFIXES
-from train.data.masks import unpacked
+from train.data.masks import read_mask, unpacked
 
 SPLITS = ("train", "val", "test")
 CALLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -242,12 +244,13 @@ def _below(places: Sequence[Path], name: str) -> Path:
 
 def _read_voc(reading: Reading) -> None:
   root = reading.root
+  lists = root / "ImageSets" / ("Segmentation" if reading.masks else "Main")
   if (root / "Annotations").is_dir():
     groups = {
       split: [root / "Annotations" / f"{line.split()[0]}.xml"
               for line in list_.read_text("utf-8-sig").splitlines() if line.strip()]
       for split, names in CALLED.items() for name in names
-      if (list_ := root / "ImageSets/Main" / f"{name}.txt").exists()
+      if (list_ := lists / f"{name}.txt").exists()
     } or {"train": sorted((root / "Annotations").glob("*.xml"))}  # fmt: skip
   else:
     groups = {
@@ -259,17 +262,21 @@ def _read_voc(reading: Reading) -> None:
     for file in files:
       where = reading.name(file)
       try:
-        pictures.append(_voc_picture(root, file, where, reading.faults))
-      except FileNotFoundError:
-        reading.faults.append(f"{where} is missing")
+        pictures.append(_voc_picture(reading, file, where))
+      except FileNotFoundError as error:
+        missing = where if error.filename is None else reading.name(Path(error.filename))
+        reading.faults.append(f"{missing} is missing")
       except (ElementTree.ParseError, ValueError, AttributeError, TypeError) as error:
         reading.faults.append(f"{where} is no annotation of VOC's ({error})")
   if (names := _names(root)) is not None:
     reading.classes = names
 
 
-def _voc_picture(root: Path, file: Path, where: str, faults: list[str]) -> Picture:
+def _voc_picture(reading: Reading, file: Path, where: str) -> Picture:
+  root, numbers = reading.root, None
   top = ElementTree.fromstring(file.read_bytes())
+  if reading.masks:
+    numbers = read_mask(root / "SegmentationObject" / f"{file.stem}.png")
   name = top.findtext("filename") or f"{file.stem}.jpg"
   path = _below((root / "JPEGImages", file.parent), name)
   size = top.find("size")
@@ -279,14 +286,21 @@ def _voc_picture(root: Path, file: Path, where: str, faults: list[str]) -> Pictu
     try:
       box = [float(mark.findtext(f"bndbox/{k}")) for k in ("xmin", "ymin", "xmax", "ymax")]
     except TypeError:
-      faults.append(f"{where}, object {i}: it has no bndbox")
+      reading.faults.append(f"{where}, object {i}: it has no bndbox")
       continue
     # VOC counts pixels from 1, and the last one belongs to the box
     box = [box[0] - 1, box[1] - 1, *box[2:]]
     difficult = (mark.findtext("difficult") or "0").strip() == "1"
     name = mark.findtext("name", "").strip()
-    rows.append((name, *box, False, difficult, None, f"{where}, object {i}"))
+    mask = None if numbers is None or not (numbers == i).any() else _run_lengths_of(numbers == i)
+    rows.append((name, *box, False, difficult, mask, f"{where}, object {i}"))
   return Picture(path, size or None, rows)
+
+
+def _run_lengths_of(mask: np.ndarray) -> dict:
+  """COCO's, of a mask [h w] of bool."""
+  runs = packed.encode(np.asfortranarray(mask.astype(np.uint8)))
+  return {"size": runs["size"], "counts": runs["counts"].decode("ascii")}
 
 
 def _names(root: Path) -> tuple[str, ...] | None:
