@@ -239,7 +239,7 @@ def modules(runtime: Runtime, add_arg_scope) -> dict[str, Mapping]:
       ),
       "init_ops": some(**dict.fromkeys(
         ("truncated_normal_initializer", "constant_initializer", "zeros_initializer"),
-        lambda *_, **__: None)),
+        lambda *_, **__: "some")),
       "math_ops": some(reduce_mean=lambda x, axes, keepdims=False, **_: x.mean(axes, keepdims)),
       "nn_ops": some(relu=torch.relu), "variable_scope": some(variable_scope=runtime.scope),
     },
@@ -364,7 +364,7 @@ def research(runtime: Runtime, arg_scope, add_arg_scope) -> dict[str, Mapping]:
   tensorflow = {
     "contrib": contrib, "variable_scope": runtime.scope, "GraphKeys": some(UPDATE_OPS=""),
     "concat": lambda values, axis: torch.cat(values, axis),
-    "identity": lambda x, name=None: x, "zeros_initializer": lambda: None,
+    "identity": lambda x, name=None: x, "zeros_initializer": lambda: "zeros",
     "name_scope": lambda name: contextlib.nullcontext(),
     "nn": some(
       relu=torch.relu, relu6=torch.nn.functional.relu6, softmax=lambda x, **_: x,
