@@ -126,8 +126,7 @@ def onnxruntime(twin: Twin) -> Run:
   record = zoo.Record(twin.case.variant, preprocess=zoo.Preprocess(size=size))
   raw = export.onnx_model(twin.model, twin.variables, record).SerializeToString()
   session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
-  outputs = [output.name for output in session.get_outputs()]
-  names = [name for name in outputs if name == "logits" or name.startswith("raw")]
+  names = [output.name for output in session.get_outputs()]
   feed = {"image": twin.images}
   return lambda: np.asarray(answer(dict(zip(names, session.run(names, feed)))))
 

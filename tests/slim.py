@@ -28,6 +28,7 @@ RESEARCH = {  # what lies in no wheel of TF-slim -> modules, the network's last
   "build_nasnet_mobile": NASNET, "build_nasnet_large": NASNET,
   "build_pnasnet_large": (*NASNET, "nasnet.pnasnet"),
 }  # fmt: skip
+ARG_SCOPE = "tf_slim.ops.arg_scope"
 EPS_SPREAD = 1e-3  # as in parity.randomize
 
 
@@ -290,15 +291,13 @@ def network(name: str, runtime: Runtime, num_classes: int):
   """images [b h w c] of torch -> logits [b num_classes]."""
   import torch
 
-  arg_scope = "tf_slim.ops.arg_scope"
-  scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": TOOLS})
+  scopes = arg_scopes()
   family = NAMES.get(name, name if name in RESEARCH else name.rpartition("_")[0])
   if name in RESEARCH:
     given = research(runtime, scopes.arg_scope, scopes.add_arg_scope)
     code = wheels.load("research", [f"nets.{module}" for module in RESEARCH[name]], given)
   else:
-    given = modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
-    code = wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
+    code = early(family, runtime, scopes)
   scope = getattr(code, SCOPES.get(family, f"{family}_arg_scope"), None)
 
   def run(image, **named):
@@ -309,6 +308,17 @@ def network(name: str, runtime: Runtime, num_classes: int):
     return out.as_subclass(torch.Tensor).reshape(len(image), num_classes)
 
   return run
+
+
+def arg_scopes() -> types.ModuleType:
+  """TF-slim's own defaults of arguments."""
+  return wheels.load("slim", [ARG_SCOPE], {"tensorflow.python.util": TOOLS})
+
+
+def early(family: str, runtime: Runtime, scopes) -> types.ModuleType:
+  """The code of one of the networks that lie in TF-slim's wheel."""
+  given = modules(runtime, scopes.add_arg_scope) | {ARG_SCOPE: vars(scopes)}
+  return wheels.load("slim", ["tf_slim.nets.resnet_utils", f"tf_slim.nets.{family}"], given)
 
 
 class Shape(tuple):

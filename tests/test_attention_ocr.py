@@ -8,22 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import parity, slim, wheels
+from tests import parity, slim
 from tests.test_slim import converted
 import zoo
 from zoo import catalog
 
 torch = pytest.importorskip("torch", reason="pip install flaxzoo[references]")
 TRUNK, SPELLER = "AttentionOcr_v1/conv_tower_fn/INCE", "AttentionOcr_v1/sequence_logit_fn/SQLR"
-CLASSES, HIDDEN, FEATURES = 134, 256, 288
+CLASSES, HIDDEN = 134, 256
 
 
 def trunk(runtime: slim.Runtime):
   """TF-slim's own Inception-v3, up to the map that Attention-OCR looks at."""
-  arg_scope = "tf_slim.ops.arg_scope"
-  scopes = wheels.load("slim", [arg_scope], {"tensorflow.python.util": slim.TOOLS})
-  given = slim.modules(runtime, scopes.add_arg_scope) | {arg_scope: vars(scopes)}
-  code = wheels.load("slim", ["tf_slim.nets.resnet_utils", "tf_slim.nets.inception_v3"], given)
+  scopes = slim.arg_scopes()
+  code = slim.early("inception_v3", runtime, scopes)
 
   def run(image):
     runtime.asked.clear()

@@ -42,6 +42,12 @@ class Preprocess:
     """As timm states it: the crop of `size` pixels is `share` of the shorter side."""
     return cls(size, int(size / share), interpolation=interpolation, **fields)
 
+  @classmethod
+  def caffe(cls, *mean: float, scale: float = 1.0, **fields) -> "Preprocess":
+    """As Caffe states it: pixels of 0..255 in the order BGR, minus the mean, times `scale`."""
+    mean = tuple(value / 255 for value in mean or (104, 117, 123))
+    return cls(mean=mean, std=(1 / scale / 255,) * 3, channels="BGR", **fields)
+
   def crop(self, image) -> np.ndarray:
     """[size size 3] uint8 of a `PIL.Image` in mode RGB: the evaluation view."""
     image = self.resized(image)

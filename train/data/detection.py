@@ -292,15 +292,10 @@ def _voc_picture(reading: Reading, file: Path, where: str) -> Picture:
     box = [box[0] - 1, box[1] - 1, *box[2:]]
     difficult = (mark.findtext("difficult") or "0").strip() == "1"
     name = mark.findtext("name", "").strip()
-    mask = None if numbers is None or not (numbers == i).any() else _run_lengths_of(numbers == i)
+    mask = None if numbers is None else numbers == i
+    mask = mask if mask is not None and mask.any() else None
     rows.append((name, *box, False, difficult, mask, f"{where}, object {i}"))
   return Picture(path, size or None, rows)
-
-
-def _run_lengths_of(mask: np.ndarray) -> dict:
-  """COCO's, of a mask [h w] of bool."""
-  runs = packed.encode(np.asfortranarray(mask.astype(np.uint8)))
-  return {"size": runs["size"], "counts": runs["counts"].decode("ascii")}
 
 
 def _names(root: Path) -> tuple[str, ...] | None:
@@ -457,10 +452,10 @@ def _objects(
 
 
 def run_lengths(mask, size: tuple[int, int]) -> dict:
-  """A mask of COCO's as pycocotools packs it.
+  """A mask as pycocotools packs it.
 
   Args:
-    mask: polygons, or run lengths, which may be packed into text.
+    mask: COCO's polygons, or run lengths, which may be packed into text; or [h w] of bool.
     size: (height, width) of its picture.
 
   Raises:
@@ -478,6 +473,11 @@ def run_lengths(mask, size: tuple[int, int]) -> dict:
         raise ValueError("a polygon of its mask reaches out of the picture")
       polygons.append(np.clip(points, 0, sides).ravel().tolist())
     return packed.merge(packed.frPyObjects(polygons, *size))
+  if isinstance(mask, np.ndarray) and mask.shape == size:
+    return packed.encode(np.asfortranarray(mask.astype(np.uint8)))
+  if isinstance(mask, np.ndarray):
+    wide, tall = mask.shape[::-1]
+    raise ValueError(f"its mask has {wide}x{tall} pixels, not {size[1]}x{size[0]}")
   if not isinstance(mask, dict) or not isinstance(mask.get("counts"), list | str):
     raise ValueError("it has no mask; wanted polygons or run lengths")
   counts = mask["counts"]

@@ -86,8 +86,7 @@ WEIGHTS = {
     "", "MIT", Preprocess(), 60.26, 82.53, fields={"ceil": True}),
   "alexnet_caffe.bvlc": Weights(  # published over an open line, too, which nothing vouches for
     "alexnet_caffe", "caffe", "https://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel", "",
-    "unrestricted", Preprocess(227, 256, mean=(104 / 255, 117 / 255, 123 / 255),
-                               std=(1 / 255,) * 3, channels="BGR", squash=True), 57.1, 80.2),
+    "unrestricted", Preprocess.caffe(size=227, squash=True), 57.1, 80.2),
   "alexnet_lrn.pcv": Weights(
     "alexnet_lrn", "pytorchcv",
     "https://github.com/osmr/imgclsmob/releases/download/v0.0.481/alexnet-1664-2768cdb3.pth.zip",

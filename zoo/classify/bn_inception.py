@@ -96,8 +96,7 @@ ENDS = {"3b": "stage2", "4d": "stage3", "5b": "stage4"}
 VARIANTS = {"bn_inception": partial(BNInception)}
 STAGES = ("conv1_.*", "conv2_.*", "inception_3[ab]_.*", "inception_(3c|4[abcd])_.*",
           "inception_(4e|5[ab])_.*", "last_linear")
-CAFFE_PIXELS = Preprocess(mean=(104 / 255, 117 / 255, 128 / 255), std=(1 / 255,) * 3,
-                          channels="BGR")
+CAFFE_PIXELS = Preprocess.caffe(104, 117, 128)
 WEIGHTS = {
   "bn_inception.cadene": Weights(
     "bn_inception", "cadene",

@@ -101,10 +101,7 @@ STAGES = (
 TORCH = "https://download.pytorch.org/models/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/densenet/"
 BICUBIC = Preprocess(interpolation="bicubic")
-# Of BGR, times 0.017.
-CAFFE_PIXELS = Preprocess(
-  mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"
-)
+CAFFE_PIXELS = Preprocess.caffe(103.94, 116.78, 123.68, scale=0.017)
 # fmt: off
 _TORCHVISION = (  # variant, hash, top1, top5; then timm's figures for the same arrays
   ("densenet121", "a639ec97", 74.434, 91.972, 74.764, 92.154),

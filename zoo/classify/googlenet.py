@@ -124,8 +124,7 @@ WEIGHTS = {
     fields={"aux": False, "padding": "tf", "norm_scale": False, "num_classes": 1001}),
   "googlenet.bvlc": Weights(  # published over an open line, too, which nothing vouches for
     "googlenet", "caffe", "https://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel", "",
-    "unrestricted", Preprocess(224, 256, mean=(104 / 255, 117 / 255, 123 / 255),
-                               std=(1 / 255,) * 3, channels="BGR"), 68.7, 88.9,
+    "unrestricted", Preprocess.caffe(), 68.7, 88.9,
     fields={"aux": False, "third": 5, "last_pool": 3, "lrn": True}),
 }
 # fmt: on

@@ -113,8 +113,7 @@ WEIGHTS = {
   "mobilenetv1_100.caffe": Weights(
     "mobilenetv1_100", "caffe",
     "https://raw.githubusercontent.com/shicai/MobileNet-Caffe/master/mobilenet.caffemodel",
-    "8d6edcd3", "BSD-3-Clause", Preprocess(
-      mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"),
+    "8d6edcd3", "BSD-3-Clause", Preprocess.caffe(103.94, 116.78, 123.68, scale=0.017),
     70.81, 89.85, fields={"act": nn.relu}),
   # No hash of TF-slim's own is published.
   **{f"mobilenetv1_{width}.slim": Weights(

@@ -83,10 +83,7 @@ KERAS = (
 )
 BICUBIC = Preprocess(interpolation="bicubic")
 HALVES = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-# Of BGR, times 0.017.
-CAFFE_PIXELS = Preprocess(
-  mean=(103.94 / 255, 116.78 / 255, 123.68 / 255), std=(1 / 0.017 / 255,) * 3, channels="BGR"
-)
+CAFFE_PIXELS = Preprocess.caffe(103.94, 116.78, 123.68, scale=0.017)
 # fmt: off
 WEIGHTS = {
   "mobilenet_v2.tv1": Weights(

@@ -200,8 +200,7 @@ CADENE = "https://data.lip6.fr/cadene/pretrainedmodels/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 KERAS_FORM = {"stride_first": True, "bias": True, "eps": 1.001e-5}
 BYTES = (1 / 255,) * 3  # as std: pixels of 0..255
-CAFFE_PIXELS = Preprocess(
-  mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=BYTES, channels="BGR")
+CAFFE_PIXELS = Preprocess.caffe(103.939, 116.779, 123.68)
 _OTHER_FORMS = {
   f"{v}.pcv_a": Weights(
     v, "pytorchcv", f"{PYTORCHCV}{file}.pth.zip", "", "not stated", Preprocess(), top1, top5,
@@ -221,7 +220,7 @@ _OTHER_FORMS = {
 } | {
   "resnet101.cad_caffe": Weights(
     "resnet101", "cadene", f"{CADENE}cafferesnet101-9d633cc0.pth", "9d633cc0", "not stated",
-    Preprocess(mean=(102.9801 / 255, 115.9465 / 255, 122.7717 / 255), std=BYTES, channels="BGR"),
+    Preprocess.caffe(102.9801, 115.9465, 122.7717),
     76.2, 92.766, fields={"stride_first": True, "ceil_pool": True}),
   "resnet152.cad_fb": Weights(
     "resnet152", "cadene", f"{CADENE}fbresnet152-2e20f6b4.pth", "2e20f6b4", "not stated",
@@ -229,8 +228,7 @@ _OTHER_FORMS = {
 }
 # Yahoo's open_nsfw, in Caffe and, with its norms folded, in ONNX.
 _NSFW = {"num_classes": 2, "stride_first": True, "ceil_pool": True}
-_NSFW_PIXELS = Preprocess(
-  mean=(104 / 255, 117 / 255, 123 / 255), std=BYTES, channels="BGR", squash=True)
+_NSFW_PIXELS = Preprocess.caffe(squash=True)
 _NSFW_CLASSES = ("safe for work", "not safe for work")
 _THIN = {
   "resnet50_1by2.nsfw": Weights(
@@ -248,7 +246,7 @@ _THIN = {
 _HE = {
   f"{v}.caffe": Weights(
     v, "caffe", "https://github.com/KaimingHe/deep-residual-networks", "", "MIT",
-    Preprocess(mean=(103.0626 / 255, 115.9029 / 255, 123.1516 / 255), std=BYTES, channels="BGR"),
+    Preprocess.caffe(103.0626, 115.9029, 123.1516),
     top1, top5, fields={"stride_first": True, "ceil_pool": True, **more})
   for v, top1, top5, more in (
     ("resnet50", 75.3, 92.2, {"stem_bias": True}), ("resnet101", 76.4, 92.9, {}),

@@ -114,8 +114,7 @@ AUTHORS = "https://github.com/hujie-frank/SENet"  # links the files, which nothi
 WEIGHTS = {
   # The authors' own: give the file by --file. Of one crop.
   **{f"{v}.caffe": Weights(
-    v, "caffe", AUTHORS, "", "Apache-2.0", Preprocess(
-      mean=(104 / 255, 117 / 255, 123 / 255), std=(1 / 255,) * 3, channels="BGR"), top1, top5)
+    v, "caffe", AUTHORS, "", "Apache-2.0", Preprocess.caffe(), top1, top5)
     for v, top1, top5 in (
       ("legacy_seresnet50", 77.63, 93.64), ("legacy_seresnet101", 78.25, 94.1),
       ("legacy_seresnet152", 78.66, 94.46), ("legacy_seresnext50_32x4d", 79.03, 94.46),

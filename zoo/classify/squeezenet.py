@@ -88,8 +88,7 @@ WEIGHTS = {
     f"squeezenet{v.replace('.', '_')}", "caffe",
     f"https://raw.githubusercontent.com/forresti/SqueezeNet/master/SqueezeNet_v{v}/"
     f"squeezenet_v{v}.caffemodel", "", "BSD-2-Clause",
-    Preprocess(227, 256, mean=(104 / 255, 117 / 255, 123 / 255), std=(1 / 255,) * 3,
-               channels="BGR", squash=True))
+    Preprocess.caffe(size=227, squash=True))
     for v in ("1.0", "1.1")},
   # The ONNX model zoo's of 2018, within the sources of a Python package.
   "squeezenet1_1.onnx": Weights(

@@ -58,9 +58,7 @@ STAGES = (*(f"conv{s}_.*|bn{s}_.*" for s in range(1, 6)), "fc6|fc7", "fc8")
 TORCH = "https://download.pytorch.org/models/"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
-CAFFE_PIXELS = Preprocess(  # 0..255 minus the mean, BGR
-  mean=(103.939 / 255, 116.779 / 255, 123.68 / 255), std=(1 / 255,) * 3, channels="BGR"
-)
+CAFFE_PIXELS = Preprocess.caffe(103.939, 116.779, 123.68)
 # fmt: off
 _TORCHVISION = (  # variant, file, top1, top5; timm hosts the same arrays
   ("vgg11", "vgg11-8a719046", 69.02, 88.628),

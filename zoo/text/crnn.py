@@ -89,8 +89,8 @@ class ResidualNet(nn.Module):
   def __call__(self, image, *, train: bool):
     n, ends, w = self.numerics, {}, self.width
 
-    def conv(x, width: int, place: str, **form):
-      x = n.conv(width, form.pop("kernel", 3), name=f"conv{place}", **form)(x)
+    def conv(x, width: int, place: str, kernel: int = 3, **form):
+      x = n.conv(width, kernel, name=f"conv{place}", **form)(x)
       return n.act(n.norm(train, name=f"bn{place}")(x))
 
     x = ends["stem"] = conv(conv(image, w // 16, "0_1"), w // 8, "0_2")
