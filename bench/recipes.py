@@ -144,6 +144,7 @@ class Recipe:
 
 RESNET = ("--model=resnet18.broccoli",)
 LARGER = ("--size=160", "--freeze=2", "--epochs=16")
+LONGER = ("--size=160", "--batch=16", "--epochs=16")
 LINES = {
   "rendered_crnn": Recipe("read", "characters of a line", of_lines, ("--model=crnn.shi",), None,
                           ("--lines=40000", "--steps=1200")),
@@ -158,11 +159,16 @@ RUNS = {
                                  RESNET, "bags.csv"),
   "scenes_unet_resnet18": Recipe("segment", "each pixel's class", of_masks, (), "",
                                  ("--steps=1500",)),
+  "scenes_fcn_resnet18": Recipe("segment", "each pixel's class", of_masks, (), "",
+                                ("--steps=1500",)),
   "scenes_fcn_resnet50": Recipe("segment", "each pixel's class", of_masks),
   "scenes_show_attend_tell": Recipe("caption", "sentences", of_captions, (), "",
                                     ("--steps=1500",)),
   "scenes_yolov3_tiny": Recipe("detect", "boxes", of_boxes, (), "", ("--epochs=16",)),
   "scenes_ssd300_mobilenet_v1": Recipe("detect", "boxes", of_boxes),
+  "scenes_retinanet_resnet18": Recipe("detect", "boxes", of_boxes, (), "", LONGER),
+  "scenes_fasterrcnn_resnet18": Recipe("detect", "boxes", of_boxes, (), "", LONGER),
+  "scenes_maskrcnn_resnet18": Recipe("detect", "boxes and masks", of_boxes, (), "", LONGER),
   **LINES,
 }  # fmt: skip
 

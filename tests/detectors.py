@@ -129,6 +129,17 @@ def check_names(make, model, rules: engine.Rules, size: int, renamed=lambda name
   return counted
 
 
+def on_resnet18(detection, kind: str, **pyramid):
+  """torchvision's class on its own pyramid and ResNet-18, for which it has no constructor."""
+  from torch import nn
+
+  make = detection.backbone_utils.resnet_fpn_backbone
+  body = make(
+    backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5, **pyramid
+  )
+  return getattr(detection, kind)(body, 91)
+
+
 def difference(ours, theirs) -> float:
   """The largest, relative to the largest value of theirs."""
   assert ours.shape == theirs.shape, (ours.shape, theirs.shape)

@@ -114,9 +114,9 @@ def test_the_folder_of_out(trained, tmp_path, capsys):
   assert len(list((tmp_path / "out").glob("000?_?.png"))) == 3
   assert len(list((tmp_path / "out").glob("*_grad_cam.png"))) == len(marks)
   assert "bad.png" in (tmp_path / "out/index.html").read_text()
-  only = list(find.find([tmp_path / "a.png"], Config(
-    model=trained, confidence=0.01, classes=("dog",)
-  ), pytest.fail))[0].found  # fmt: skip
+  picture = find.read([tmp_path / "a.png"], 1, pytest.fail)
+  (only,) = find.find(picture, Config(model=trained, confidence=0.01, classes=("dog",)))
+  only = only.found
   assert set(only.names) <= {"dog"}
   with pytest.raises(ValueError, match="is there already; delete it"):
     find.main(["find", names[0]], config)
@@ -180,7 +180,7 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   )  # fmt: skip
   monkeypatch.setattr(jax, "jit", detectors.quick)
   paths = [tmp_path / "odd.png", tmp_path / "tall.png"]
-  answer, tall = find.find(paths, config, pytest.fail)
+  answer, tall = find.find(find.read(paths, 2, pytest.fail), config)
   one = answer.found
   mine = {"boxes": one.boxes, "scores": one.scores, "box_label": one.labels}
   detectors.check_same(mine, wanted, first_label=1, at_least=20)
@@ -245,7 +245,7 @@ def test_real_weights_on_photographs(tmp_path):
       (tmp_path / f"{name}.jpg").write_bytes(wheel.read(f"ultralytics/assets/{name}.jpg"))
   paths = [tmp_path / f"{name}.jpg" for name in IN_THEM]
   config = Config(model="yolov2_tiny.pod", confidence=0.5, batch=2)
-  answers = {a.path.stem: a.found for a in find.find(paths, config, pytest.fail)}
+  answers = {a.name.stem: a.found for a in find.find(find.read(paths, 2, pytest.fail), config)}
   for name, things in IN_THEM.items():
     assert sorted(answers[name].names) == sorted(things)
   bus = answers["bus"]

@@ -122,7 +122,36 @@ def test_torchvision(name):
   assert_close(found)
 
 
-@pytest.mark.parametrize("name", deeplabv3.VARIANTS)
+def test_on_resnet18():
+  """torchvision's head on timm's dilated network, for torchvision dilates no such blocks."""
+  fcn_of = parity.import_torchvision().models.segmentation.fcn
+  timm = pytest.importorskip("timm", reason="pip install flaxzoo[references]")
+
+  class Original(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.backbone = timm.create_model("resnet18", output_stride=8)
+      del self.backbone.fc
+      self.classifier, self.aux_classifier = fcn_of.FCNHead(512, 5), fcn_of.FCNHead(256, 5)
+
+    def forward(self, x):
+      size, body, seen = x.shape[-2:], self.backbone, {}
+      x = body.maxpool(body.act1(body.bn1(body.conv1(x))))
+      for i in range(1, 5):
+        x = seen[i] = getattr(body, f"layer{i}")(x)
+      maps = self.classifier(seen[4]), self.aux_classifier(seen[3])
+      return [nn.functional.interpolate(y, size, mode="bilinear") for y in maps]
+
+  taps = {f"stage{i}": f"backbone.layer{i}" for i in range(1, 5)}
+  images = beside.random_images((2, 64, 64, 3), (1, 65, 97, 3))
+  found = beside.errors(
+    Original(), zoo.create("fcn_resnet18", num_classes=5), rules.of("deeplabv3", "torchvision"),
+    images, taps, lambda y: dict(zip(("logits", "aux_logits"), y)),
+  )  # fmt: skip
+  assert_close(found)
+
+
+@pytest.mark.parametrize("name", [name for name in deeplabv3.VARIANTS if name != "fcn_resnet18"])
 def test_names_of_torchvision(name):
   """Every array of the published files has its place."""
   make = getattr(parity.import_torchvision().models.segmentation, name)

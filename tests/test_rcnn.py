@@ -161,7 +161,7 @@ def older(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", [
-  name for name in rcnn.VARIANTS if "320" not in name and "vgg" not in name
+  name for name in rcnn.VARIANTS if not any(part in name for part in ("320", "vgg", "resnet18"))
 ])  # fmt: skip
 def test_names(name, detection):  # noqa: F811
   """The whole networks, by name and shape; of first versions also by the files' older names."""
@@ -169,6 +169,13 @@ def test_names(name, detection):  # noqa: F811
   ours = rules.of("rcnn", "torchvision", name)
   renamed = (lambda name: name) if name.endswith("v2") else older
   detectors.check_names(make, zoo.create(name), ours, 64, renamed)
+
+
+@pytest.mark.parametrize("kind", ["FasterRCNN", "MaskRCNN"])
+def test_names_on_resnet18(kind, detection):  # noqa: F811
+  name, make = f"{kind.lower()}_resnet18_fpn", partial(detectors.on_resnet18, detection, kind)
+  ours = rules.of("rcnn", "torchvision", name)
+  assert detectors.check_names(make, zoo.create(name), ours, 64) == cases.PARAMS[name]
 
 
 def test_names_on_vgg(detection):  # noqa: F811

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convert import rules
-from tests import detectors, parity
+from tests import cases, detectors, parity
 from tests.detectors import detection  # noqa: F401 (a fixture)
 import zoo
 from zoo.classify import mobilenet_v2
@@ -102,6 +102,18 @@ def test_names(name, detection):  # noqa: F811
   detectors.check_names(make, zoo.create(name), NAMES, 128)
   if name == "retinanet_resnet50_fpn":
     detectors.check_names(make, zoo.create(name), NAMES, 128, older)
+
+
+def test_names_on_resnet18(detection):  # noqa: F811
+  from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+  top = LastLevelP6P7(256, 256)
+  make = partial(
+    detectors.on_resnet18, detection, "RetinaNet", returned_layers=[2, 3, 4], extra_blocks=top
+  )
+  name = "retinanet_resnet18_fpn"
+  counted = detectors.check_names(make, zoo.create(name), NAMES, 128)
+  assert counted == cases.PARAMS[name]
 
 
 def test_sizes():

@@ -88,6 +88,9 @@ class Config:
     0.45, "Of two detections of a class that overlap more, the better stays.", lower_bound=0.0,
     upper_bound=1.0,
   )  # fmt: skip
+  regions: int = option(
+    512, "Regions of a picture that an R-CNN's second stage learns from, at most.", lower_bound=4
+  )
   limit: int = option(100, "Detections of a picture, at most.", lower_bound=1)
   report: bool = option(True, "Write report.html at the end.", free=True)
 
@@ -248,7 +251,7 @@ def retina_task(model: RetinaNet, variant: str, own: Config) -> tuple[Retina, Re
 
 def rcnn_task(model: RCNN, variant: str, own: Config) -> tuple[Rcnn, Sampled]:
   asked = model.clone(score=own.score, iou=own.iou, limit=own.limit)
-  return Rcnn(), Sampled(asked.clone, numerics=model.numerics)
+  return Rcnn(), Sampled(asked.clone, regions=own.regions, numerics=model.numerics)
 
 
 # Families -> what makes their task, and the model as it is trained.

@@ -77,7 +77,7 @@ class Config:
 
 
 class Answer(NamedTuple):
-  path: Path
+  name: Path | int  # of a photograph, or of a frame
   image: np.ndarray  # [h w 3] uint8
   found: Found
   maps: Sequence[np.ndarray] = ()  # [h' w'] of each detection, over the picture
@@ -129,10 +129,8 @@ class View(NamedTuple):
     return packed.encode(out)
 
 
-def find(
-  paths: Sequence[Path], config: Config, failed: Callable[[str], None]
-) -> Iterator[Answer]:  # fmt: skip
-  """Answers in order of `paths`; `failed` is called with a sentence for each that is unreadable.
+def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> Iterator[Answer]:
+  """Answers in order of `pictures`, each [h w 3] uint8.
 
   Raises:
     ValueError, FileNotFoundError: there is no such model or class, or it is no detector.
@@ -165,7 +163,7 @@ def find(
       Network(network, pixels, size), variables, image, target, layer_of(network)
     )
 
-  for some in _chunks(_pictures(paths, config.threads, failed), config.batch):
+  for some in _chunks(pictures, config.batch):
     views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
     answers = {}
     for alike in _alike(views, pixels, config.batch):
@@ -179,7 +177,7 @@ def find(
           one["masks"] = masks
         answers[i] = found.of_one(one, seen.where, height, width, classes)
     start = 0
-    for path, image in some:
+    for name, image in some:
       count = len(views_of(image, config.flip, config.tile))
       size = image.shape[:2]
       own = [views[i].back(answers[i], *size) for i in range(start, start + count)]
@@ -190,7 +188,7 @@ def find(
       if config.maps:
         seen, run = found.seen(pixels, image), partial(explained, variables)
         maps = maps_of(run, seen, whole, config.batch)
-      yield Answer(path, image, whole, maps)
+      yield Answer(name, image, whole, maps)
 
 
 def _alike(
@@ -288,9 +286,10 @@ def merged(parts: Sequence[Found], size: tuple[int, int], iou: float, limit: int
   return Found(boxes[kept], scores[kept], labels[kept], height, width, first.classes, masks)
 
 
-def _pictures(
+def read(
   paths: Iterable[Path], threads: int, failed: Callable[[str], None]
 ) -> Iterator[tuple[Path, np.ndarray]]:
+  """Photographs in order; `failed` is called with a sentence for each that is unreadable."""
   with ThreadPoolExecutor(threads) as pool:
     waiting = deque()
 
@@ -322,6 +321,21 @@ def _chunks(rows: Iterable, size: int) -> Iterator[list]:
     yield some
 
 
+def labelled(one: Found) -> list[tuple]:
+  """(box, text, color) of each detection, as `figures.boxes` takes them."""
+  return [
+    (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
+    for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
+  ]
+
+
+def drawn(answer: Answer) -> np.ndarray:
+  """The picture with masks and boxes over it, the surest on top."""
+  rows, masks = labelled(answer.found), answer.found.masks
+  tints = [] if masks is None else [(packed.decode(m), row[2]) for m, row in zip(masks, rows)]
+  return figures.boxes(figures.tinted(answer.image, tints[::-1]), rows[::-1], least=1)
+
+
 class Album:
   """The folder of --out: it appears when it is complete, or not at all."""
 
@@ -339,24 +353,17 @@ class Album:
     shutil.rmtree(self._part, ignore_errors=True)
 
   def add(self, answer: Answer) -> None:
-    text, one = readable(answer.path), answer.found
+    text, one = readable(answer.name), answer.found
     number = len(self._cards) + 1
-    stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.path.stem)[:40]
+    stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.name.stem)[:40]
     file = f"{number:04d}_{stem}.png"
-    rows = [
-      (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
-      for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
-    ]
-    masks = [] if one.masks is None else [packed.decode(mask) for mask in one.masks]
-    colors = [color for *_, color in rows]
-    drawn = figures.tinted(answer.image, [*zip(masks, colors)][::-1])
-    drawn = figures.boxes(drawn, rows[::-1], least=1)  # the surest on top
-    (self._part / file).write_bytes(figures.png(drawn))
+    rows = labelled(one)
+    (self._part / file).write_bytes(figures.png(drawn(answer)))
     views = [page.figure(file, alt=f"boxes in {text}", lazy=True)]
     for i, (heat, row) in enumerate(zip(answer.maps, rows), start=1):
       file = f"{number:04d}_{stem}_{i:02d}_grad_cam.png"
-      drawn = figures.boxes(figures.overlay(answer.image, heat), [row], least=1)
-      (self._part / file).write_bytes(figures.png(drawn))
+      over = figures.boxes(figures.overlay(answer.image, heat), [row], least=1)
+      (self._part / file).write_bytes(figures.png(over))
       views.append(page.figure(file, alt=f"where {row[1]} comes from", lazy=True))
     bars = page.bars(zip(one.names, map(float, one.scores), [""] * len(one)))
     self._cards.append(page.card(views, f"{len(one)} found", [text], bars))
@@ -411,7 +418,7 @@ def show(answer: Answer) -> str:
     f"{100 * score:6.1f} %  {name}  " + " ".join(f"{v:.0f}" for v in box)
     for name, score, box in zip(answer.found.names, answer.found.scores, answer.found.boxes)
   ]
-  return "\n".join([readable(answer.path), *(lines or ["nothing"])])
+  return "\n".join([readable(answer.name), *(lines or ["nothing"])])
 
 
 def main(argv: Sequence[str], config: Config) -> int:
@@ -429,7 +436,7 @@ def main(argv: Sequence[str], config: Config) -> int:
   with contextlib.ExitStack() as stack:
     title = f"Found by {Path(config.model).name}"
     album = stack.enter_context(Album(Path(config.out), title)) if config.out else None
-    for answer in find(paths, config, failed):
+    for answer in find(read(paths, config.threads, failed), config):
       answered += 1
       if album:
         album.add(answer)

@@ -22,7 +22,7 @@ from zoo.ops.resize import nearest
 STAGES_OF_RESNET = ("stage1", "stage2", "stage3", "stage4")
 # The first block of the last stage, and the last convolution: both of stride 32.
 STAGES_OF_MOBILENET = ("first4", "stage4")
-RESNET50 = resnet.VARIANTS["resnet50"]
+RESNET18, RESNET50 = (resnet.VARIANTS[name] for name in ("resnet18", "resnet50"))
 MOBILENET_V3 = partial(mobilenet_v3.VARIANTS["mobilenet_v3_large"], firsts=True)
 
 

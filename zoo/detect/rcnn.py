@@ -300,10 +300,12 @@ ONE_LEVEL = partial(
 )  # fmt: skip
 VARIANTS = {
   "fasterrcnn_vgg16": ONE_LEVEL,
+  "fasterrcnn_resnet18_fpn": partial(FIRST, fpn.RESNET18),
   "fasterrcnn_resnet50_fpn": FIRST,
   "fasterrcnn_resnet50_fpn_v2": SECOND,
   "fasterrcnn_mobilenet_v3_large_fpn": MOBILE,
   "fasterrcnn_mobilenet_v3_large_320_fpn": partial(MOBILE, before=(150, 2000), after=(150, 2000)),
+  "maskrcnn_resnet18_fpn": partial(FIRST, fpn.RESNET18, mask=partial(MaskHead)),
   "maskrcnn_resnet50_fpn": partial(FIRST, mask=partial(MaskHead)),
   "maskrcnn_resnet50_fpn_v2": partial(SECOND, mask=partial(MaskHead, batch_norm=True)),
 }
@@ -318,7 +320,10 @@ TORCH = "https://download.pytorch.org/models/"
 FROZEN = {"eps": 0.0, "freeze_norm": True}
 LARGE = Preprocess(800, 800, longest=1333)
 SMALL = Preprocess(320, 320, longest=640)
-UNPUBLISHED = {"fasterrcnn_vgg16": Preprocess(600, 600, longest=1000)}
+UNPUBLISHED = {
+  "fasterrcnn_vgg16": Preprocess(600, 600, longest=1000),
+  "fasterrcnn_resnet18_fpn": LARGE, "maskrcnn_resnet18_fpn": LARGE,
+}  # fmt: skip
 
 
 def _torchvision(variant: str, file: str, pixels=LARGE, fields=None) -> Weights:

@@ -139,6 +139,7 @@ class RetinaNet(nn.Module):
 
 
 VARIANTS = {
+  "retinanet_resnet18_fpn": partial(RetinaNet, fpn.RESNET18),
   "retinanet_resnet50_fpn": partial(RetinaNet),
   "retinanet_resnet50_fpn_v2": partial(RetinaNet, pyramid=partial(FPN, top=Top.C5), groups=32),
 }
@@ -146,6 +147,7 @@ STAGES = ("body", "fpn", "classification_head|regression_head")
 
 TORCH = "https://download.pytorch.org/models/"
 PIXELS_OF_COCO = Preprocess(800, 800, longest=1333)
+UNPUBLISHED = {"retinanet_resnet18_fpn": PIXELS_OF_COCO}
 NUMBERED = ("background", *coco.CLASSES)
 
 

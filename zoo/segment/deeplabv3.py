@@ -98,6 +98,7 @@ def _on(name: str, head) -> partial:
 
 
 VARIANTS = {
+  "fcn_resnet18": _on("resnet18", FCNHead),
   "fcn_resnet50": _on("resnet50", FCNHead),
   "fcn_resnet101": _on("resnet101", FCNHead),
   "deeplabv3_resnet50": _on("resnet50", DeepLabHead),
@@ -106,10 +107,13 @@ VARIANTS = {
 STAGES = ("backbone", "classifier|aux_classifier")
 
 
+PIXELS = Preprocess(520, 520)  # of the shorter side; the longer one is not cut
+UNPUBLISHED = {"fcn_resnet18": PIXELS}
+
+
 def _torchvision(variant: str, digest: str) -> Weights:
   where = f"https://download.pytorch.org/models/{variant}_coco-{digest}.pth"
-  pixels = Preprocess(520, 520)  # of the shorter side; the longer one is not cut
-  return Weights(variant, "torchvision", where, digest, "BSD-3-Clause", pixels, classes=VOC)
+  return Weights(variant, "torchvision", where, digest, "BSD-3-Clause", PIXELS, classes=VOC)
 
 
 WEIGHTS = {  # trained on the pictures of COCO, for the classes of VOC

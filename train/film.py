@@ -1,0 +1,187 @@
+"""What is where in a film, or before a camera, frame by frame, by a detector.
+
+  python -m train.film --model=yolov2_tiny.pod clip.mp4 --out=answers
+  python -m train.film --model=runs/mine --camera=0 --every=5 --seconds=60 --confidence=0.4
+
+Prints a line for each frame in which something was found.  --out writes a folder: film.mp4, the
+frames with boxes drawn over them, and masks where the model finds them, answers.csv (frame,
+seconds, class, score, x0 y0 x1 y1 in pixels) and index.html, which plays the film.  Ctrl-C ends a
+film early; what was seen until then is written.  The flags of train.find mean the same here.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+import csv
+import dataclasses
+import math
+import os
+from pathlib import Path
+import shutil
+import sys
+import tempfile
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from train import find, options, page, startup
+from train.data import transforms
+from train.options import option
+from train.predict import readable
+
+# How files of AVI, Matroska and WebM begin, and what MP4 and QuickTime have after four bytes: of
+# other files, lists of addresses too, ffmpeg would read what they name.
+BEGINS, SECOND = (b"RIFF", b"\x1aE\xdf\xa3"), (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+COLUMNS = ("frame", "seconds", "class", "score", "x0", "y0", "x1", "y1")
+USUAL_RATE = 25.0  # frames a second, of a camera that tells none
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  camera: int = option(-1, "Number of a camera to look through, instead of a film.")
+  every: int = option(1, "Look at each frame, each second one, ...", lower_bound=1)
+  seconds: float = option(0.0, "Stop after these; 0 looks to the end.", lower_bound=0.0)
+
+
+class Film:
+  """Frames [h w 3] uint8 of a file or of a camera.
+
+  Raises:
+    ValueError: it is no film, or its frames are too large.
+  """
+
+  def __init__(self, path: Path | None, config: Config):
+    if path is None:
+      self.name, self._source = f"camera {config.camera}", cv2.VideoCapture(config.camera)
+      if not self._source.isOpened():
+        raise ValueError(f"--camera={config.camera}: no such camera answers")
+    else:
+      self.name = readable(path)
+      with open(path, "rb") as file:
+        head = file.read(8)
+      self._source = cv2.VideoCapture()
+      if head[:4] in BEGINS or head[4:] in SECOND:
+        self._source.open(str(path.absolute()), cv2.CAP_FFMPEG)
+      if not self._source.isOpened():
+        raise ValueError(f"{self.name}: this is no film that can be read: AVI, MP4, QuickTime, "
+                         "Matroska, WebM")  # fmt: skip
+    width, height, rate, count = (
+      self._source.get(what) for what in (
+        cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS,
+        cv2.CAP_PROP_FRAME_COUNT,
+      )
+    )  # fmt: skip
+    if width * height > transforms.MAX_PIXELS:
+      raise ValueError(f"{self.name}: frames of {width:.0f}x{height:.0f} pixels are too large")
+    self._every = config.every
+    self.rate = rate if 0 < rate < 1000 else USUAL_RATE
+    self._last = round(config.seconds * self.rate) if config.seconds else None
+    ends = [n for n in (self._last, count if path is not None and count > 0 else None) if n]
+    self.total = math.ceil(min(ends) / config.every) if ends else None
+
+  def frames(self) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, picture) of each frame that is looked at."""
+    number = 0
+    while (self._last is None or number < self._last) and self._source.grab():
+      if number % self._every == 0:
+        good, frame = self._source.retrieve()
+        if not good:
+          return
+        yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+      number += 1
+
+  def close(self) -> None:
+    self._source.release()
+
+
+class Folder:
+  """The folder of --out: it appears when it is complete, or not at all."""
+
+  def __init__(self, out: Path, film: Film, every: int):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+      raise ValueError(f"--out={out} is there already; delete it or name another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    self._out, self._film, self._every, self._writer = out, film, every, None
+    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    self._table = open(self._part / "answers.csv", "w", encoding="utf-8", newline="")
+    self._rows = csv.writer(self._table)
+    self._rows.writerow(COLUMNS)
+
+  def __enter__(self) -> "Folder":
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._table.close()
+    shutil.rmtree(self._part, ignore_errors=True)
+
+  def add(self, answer: find.Answer) -> None:
+    frame = find.drawn(answer)[..., ::-1]
+    high, wide = frame.shape[0] % 2, frame.shape[1] % 2  # VP9 wants even sides
+    frame = cv2.copyMakeBorder(frame, 0, high, 0, wide, cv2.BORDER_REPLICATE)
+    if self._writer is None:
+      file, code = str(self._part / "film.mp4"), cv2.VideoWriter_fourcc(*"vp09")
+      rate, size = self._film.rate / self._every, frame.shape[1::-1]
+      self._writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, code, rate, size)
+    self._writer.write(frame)
+    number, one = answer.name, answer.found
+    for name, score, box in zip(one.names, one.scores, one.boxes):
+      told = (number, f"{number / self._film.rate:.3f}", name, f"{score:.6f}")
+      self._rows.writerow((*told, *(f"{v:.2f}" for v in box)))
+
+  def finish(self, frames: int) -> None:
+    self._writer.release()
+    self._table.close()
+    title = f"Found in {self._film.name}"
+    body = [
+      f"<h1>{page.escape(title)}</h1>", page.paragraph(f"{frames} frames", soft=True),
+      '<video controls style="max-width: 100%" src="film.mp4"></video>',
+    ]  # fmt: skip
+    (self._part / "index.html").write_text(page.page(title, body), "utf-8")
+    self._part.chmod(0o755)
+    os.replace(self._part, self._out)
+
+
+def show(answer: find.Answer, rate: float) -> str:
+  one = answer.found
+  told = ", ".join(f"{name} {100 * score:.0f} %" for name, score in zip(one.names, one.scores))
+  return f"{answer.name / rate:8.2f} s  {told}"
+
+
+def main(argv: Sequence[str], asked: find.Config, config: Config) -> int:
+  faults = []
+  if not asked.model:
+    faults.append("--model is missing")
+  if len(argv) != 1 + (config.camera < 0):
+    faults.append("name one film, or a camera by --camera=0")
+  if asked.maps:
+    faults.append(f"--maps={asked.maps} are of photographs: python -m train.find")
+  if faults:
+    raise ValueError("\n".join(faults))
+  startup.set_up_compilation()
+  film = Film(Path(argv[1]) if argv[1:] else None, config)
+  if config.camera >= 0:
+    asked = dataclasses.replace(asked, batch=1)  # an answer does not wait for other frames
+  seen = 0
+  with contextlib.ExitStack() as stack:
+    stack.callback(film.close)
+    folder = stack.enter_context(Folder(Path(asked.out), film, config.every)) if asked.out else None
+    bar = stack.enter_context(tqdm(total=film.total, unit=" images", disable=None))
+    with contextlib.suppress(KeyboardInterrupt):
+      for answer in find.find(film.frames(), asked):
+        if folder:
+          folder.add(answer)
+        if len(answer.found):
+          tqdm.write(show(answer, film.rate), file=sys.stdout)
+        seen += 1
+        bar.update()
+    if not seen:
+      raise ValueError(f"{film.name}: no frame could be read")
+    if folder:
+      folder.finish(seen)
+  if asked.out:
+    print(f"film: {(Path(asked.out) / 'index.html').resolve()}")
+  return 0
+
+
+if __name__ == "__main__":
+  options.run(main, find.Config, Config, arguments=True, stopped="stopped; nothing was written")
