@@ -102,6 +102,7 @@ def test_what_is_missing_is_said_with_its_remedy(tmp_path):
   said = str(error.value)
   assert "no two cut-outs of bird, fish" in said and "apt-get download tuxpaint" in said
   assert "has 0 JPEG photographs" in said and "--backgrounds=FOLDER/usr/share/backgrounds" in said
+  (tmp_path / "a").touch()
   with pytest.raises(
     ValueError, match="--stamps is missing\n--backgrounds is missing\n--out=.*there"
   ):

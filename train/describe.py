@@ -12,18 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
-import shutil
 import sys
-import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from train import figures, options, page, predict, startup
+from train import figures, options, output, page, predict, startup
 from train.data import transforms
 from train.options import option
 import zoo
@@ -129,21 +126,12 @@ def word_cards(views: Iterable[tuple[str, str]]) -> str:
   )
 
 
-class Folder:
-  """That of --out: it appears when it is complete, or not at all."""
+class Folder(output.Output):
+  """Pictures, answers.json and index.html."""
 
   def __init__(self, out: Path, title: str):
-    self._out, self._title, self._sections, self._rows = out, title, [], []
-    if out.exists():
-      raise ValueError(f"--out={out} is there already; delete it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-
-  def __enter__(self) -> "Folder":
-    return self
-
-  def __exit__(self, *error) -> None:
-    shutil.rmtree(self._part, ignore_errors=True)
+    super().__init__(out)
+    self._title, self._sections, self._rows = title, [], []
 
   def add(self, path: Path, view: np.ndarray, said: Said) -> None:
     number, text = len(self._rows) + 1, predict.readable(path)
@@ -151,7 +139,7 @@ class Folder:
     for i, (word, seen) in enumerate(looks(view, said), start=1):
       pictures[f"{number:04d}_{i:02d}.png"] = (word, seen)
     for name, (_, pixels) in pictures.items():
-      (self._part / name).write_bytes(figures.png(pixels))
+      (self.part / name).write_bytes(figures.png(pixels))
     self._rows.append({
       "image": text, "caption": said.text, "log_prob": said.log_prob,
       "others": [{"caption": c, "log_prob": p} for c, p in said.others],
@@ -164,13 +152,12 @@ class Folder:
     if not self._rows:
       return False
     rows = json.dumps(self._rows, ensure_ascii=False, indent=1)
-    (self._part / "answers.json").write_text(rows + "\n", "utf-8")
+    (self.part / "answers.json").write_text(rows + "\n", "utf-8")
     body = [f"<h1>{page.escape(self._title)}</h1>", *self._sections]
     if failures:
       body.append(page.section("Not read", page.bullets(failures)))
-    page.write(self._part / "index.html", page.page(self._title, body))
-    self._part.chmod(0o755)
-    os.replace(self._part, self._out)
+    page.write(self.part / "index.html", page.page(self._title, body))
+    self.appear()
     return True
 
 

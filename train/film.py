@@ -14,17 +14,14 @@ import contextlib
 import csv
 import dataclasses
 import math
-import os
 from pathlib import Path
-import shutil
 import sys
-import tempfile
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from train import find, options, page, startup
+from train import find, options, output, page, startup
 from train.data import transforms
 from train.options import option
 from train.predict import readable
@@ -94,32 +91,26 @@ class Film:
     self._source.release()
 
 
-class Folder:
-  """The folder of --out: it appears when it is complete, or not at all."""
+class Folder(output.Output):
+  """film.mp4, answers.csv and index.html."""
 
   def __init__(self, out: Path, film: Film, every: int):
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-      raise ValueError(f"--out={out} is there already; delete it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    self._out, self._film, self._every, self._writer = out, film, every, None
-    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-    self._table = open(self._part / "answers.csv", "w", encoding="utf-8", newline="")
+    super().__init__(out)
+    self._film, self._every, self._writer = film, every, None
+    self._table = open(self.part / "answers.csv", "w", encoding="utf-8", newline="")
     self._rows = csv.writer(self._table)
     self._rows.writerow(COLUMNS)
 
-  def __enter__(self) -> "Folder":
-    return self
-
   def __exit__(self, *error) -> None:
     self._table.close()
-    shutil.rmtree(self._part, ignore_errors=True)
+    super().__exit__(*error)
 
   def add(self, answer: find.Answer) -> None:
     frame = find.drawn(answer)[..., ::-1]
     high, wide = frame.shape[0] % 2, frame.shape[1] % 2  # VP9 wants even sides
     frame = cv2.copyMakeBorder(frame, 0, high, 0, wide, cv2.BORDER_REPLICATE)
     if self._writer is None:
-      file, code = str(self._part / "film.mp4"), cv2.VideoWriter_fourcc(*"vp09")
+      file, code = str(self.part / "film.mp4"), cv2.VideoWriter_fourcc(*"vp09")
       rate, size = self._film.rate / self._every, frame.shape[1::-1]
       self._writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, code, rate, size)
     self._writer.write(frame)
@@ -136,9 +127,8 @@ class Folder:
       f"<h1>{page.escape(title)}</h1>", page.paragraph(f"{frames} frames", soft=True),
       '<video controls style="max-width: 100%" src="film.mp4"></video>',
     ]  # fmt: skip
-    (self._part / "index.html").write_text(page.page(title, body), "utf-8")
-    self._part.chmod(0o755)
-    os.replace(self._part, self._out)
+    (self.part / "index.html").write_text(page.page(title, body), "utf-8")
+    self.appear()
 
 
 def show(answer: find.Answer, rate: float) -> str:

@@ -22,12 +22,9 @@ import dataclasses
 from functools import partial
 import io
 import json
-import os
 from pathlib import Path
 import re
-import shutil
 import sys
-import tempfile
 from typing import NamedTuple
 
 import cv2
@@ -37,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from pycocotools import mask as packed
 
-from train import average_precision, figures, options, page, predict, startup
+from train import average_precision, figures, options, output, page, predict, startup
 from train.data import transforms
 from train.options import option
 from train.predict import readable
@@ -336,21 +333,12 @@ def drawn(answer: Answer) -> np.ndarray:
   return figures.boxes(figures.tinted(answer.image, tints[::-1]), rows[::-1], least=1)
 
 
-class Album:
-  """The folder of --out: it appears when it is complete, or not at all."""
+class Album(output.Output):
+  """Pictures with boxes, answers.json, answers.csv, coco.json and index.html."""
 
   def __init__(self, out: Path, title: str):
-    self._out, self._title, self._answers, self._cards = out, title, [], []
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-      raise ValueError(f"--out={out} is there already; delete it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-
-  def __enter__(self) -> "Album":
-    return self
-
-  def __exit__(self, *error) -> None:
-    shutil.rmtree(self._part, ignore_errors=True)
+    super().__init__(out)
+    self._title, self._answers, self._cards = title, [], []
 
   def add(self, answer: Answer) -> None:
     text, one = readable(answer.name), answer.found
@@ -358,12 +346,12 @@ class Album:
     stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.name.stem)[:40]
     file = f"{number:04d}_{stem}.png"
     rows = labelled(one)
-    (self._part / file).write_bytes(figures.png(drawn(answer)))
+    (self.part / file).write_bytes(figures.png(drawn(answer)))
     views = [page.figure(file, alt=f"boxes in {text}", lazy=True)]
     for i, (heat, row) in enumerate(zip(answer.maps, rows), start=1):
       file = f"{number:04d}_{stem}_{i:02d}_grad_cam.png"
       over = figures.boxes(figures.overlay(answer.image, heat), [row], least=1)
-      (self._part / file).write_bytes(figures.png(over))
+      (self.part / file).write_bytes(figures.png(over))
       views.append(page.figure(file, alt=f"where {row[1]} comes from", lazy=True))
     bars = page.bars(zip(one.names, map(float, one.scores), [""] * len(one)))
     self._cards.append(page.card(views, f"{len(one)} found", [text], bars))
@@ -386,11 +374,10 @@ class Album:
     if failures:
       body.append(page.section("Not read", page.bullets(failures)))
     self._write("index.html", page.page(self._title, body))
-    self._part.chmod(0o755)
-    os.replace(self._part, self._out)
+    self.appear()
 
   def _write(self, name: str, text: str) -> None:
-    (self._part / name).write_text(text, "utf-8", newline="")
+    (self.part / name).write_text(text, "utf-8", newline="")
 
 
 def coco(answers: Sequence[tuple[str, Found]]) -> dict:

@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import csv
 import dataclasses
-import os
 from pathlib import Path
-import shutil
 import sys
-import tempfile
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import figures, options, page, predict, startup
+from train import figures, options, output, page, predict, startup
 from train.data import masks, transforms
 from train.options import option
 import zoo
@@ -180,32 +177,23 @@ def shares(mask: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float]]:
   return [(classes[k], float(counts[k])) for k in np.argsort(-counts) if counts[k]]
 
 
-class Folder:
-  """That of --out: it appears when it is complete, or not at all."""
+class Folder(output.Output):
+  """Masks, overlays, answers.csv, classes.txt and index.html."""
 
   def __init__(self, out: Path, title: str, classes: Sequence[str]):
-    self._out, self._title, self._classes = out, title, classes
+    super().__init__(out)
+    self._title, self._classes = title, classes
     self._cards, self._rows = [], []
-    if out.exists():
-      raise ValueError(f"--out={out} is there already; delete it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-
-  def __enter__(self) -> "Folder":
     for name in ("masks", "overlays"):
-      (self._part / name).mkdir()
-    return self
-
-  def __exit__(self, *error) -> None:
-    shutil.rmtree(self._part, ignore_errors=True)
+      (self.part / name).mkdir()
 
   def add(self, path: Path, picture: np.ndarray, mask: np.ndarray) -> None:
     number, text = len(self._cards) + 1, predict.readable(path)
     name = f"{number:04d}_{path.stem}.png".encode("ascii", "replace").decode().replace("?", "_")
-    (self._part / "masks" / name).write_bytes(masks.indexed(mask))
+    (self.part / "masks" / name).write_bytes(masks.indexed(mask))
     scale = min(1.0, SHOWN / max(mask.shape))
     small, flat = masks.resized(picture, mask, scale * min(mask.shape))
-    (self._part / "overlays" / name).write_bytes(figures.png(painted(small, flat)))
+    (self.part / "overlays" / name).write_bytes(figures.png(painted(small, flat)))
     found = shares(mask, self._classes)
     self._rows += [(text, f"masks/{name}", label, f"{share:.6f}") for label, share in found]
     view = page.figure(f"overlays/{name}", alt=text, lazy=True)
@@ -216,9 +204,9 @@ class Folder:
     """Puts the folder in its place, unless nothing was added."""
     if not self._cards:
       return False
-    with open(self._part / "answers.csv", "w", newline="", encoding="utf-8") as file:
+    with open(self.part / "answers.csv", "w", newline="", encoding="utf-8") as file:
       csv.writer(file).writerows([("path", "mask", "class", "share"), *self._rows])
-    (self._part / "classes.txt").write_text("".join(f"{c}\n" for c in self._classes), "utf-8")
+    (self.part / "classes.txt").write_text("".join(f"{c}\n" for c in self._classes), "utf-8")
     legend = page.table(
       ["", "number", "class"],
       [[swatch(i), page.Number(i), name] for i, name in enumerate(self._classes)],
@@ -227,9 +215,8 @@ class Folder:
     body.append(page.section("Colours", legend))
     if failures:
       body.append(page.section("Not read", page.bullets(failures)))
-    page.write(self._part / "index.html", page.page(self._title, body))
-    self._part.chmod(0o755)
-    os.replace(self._part, self._out)
+    page.write(self.part / "index.html", page.page(self._title, body))
+    self.appear()
     return True
 
 

@@ -22,12 +22,9 @@ import contextlib
 import csv
 import dataclasses
 import io
-import os
 from pathlib import Path
 import re
-import shutil
 import sys
-import tempfile
 from typing import Any
 
 import jax
@@ -36,7 +33,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from train import figures, gallery, options, page, runtime, startup
+from train import figures, gallery, options, output, page, runtime, startup
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
@@ -220,21 +217,12 @@ def below(folder: Path) -> list[Path]:
   )  # fmt: skip
 
 
-class Album:
-  """The folder of --out: it appears when it is complete, or not at all."""
+class Album(output.Output):
+  """Pictures, maps, answers.csv and index.html."""
 
   def __init__(self, out: Path, title: str):
-    self._out, self._title, self._rows, self._boxes, self._cards = out, title, [], [], []
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-      raise ValueError(f"--out={out} is there already; delete it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    self._part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-
-  def __enter__(self) -> "Album":
-    return self
-
-  def __exit__(self, *error) -> None:
-    shutil.rmtree(self._part, ignore_errors=True)
+    super().__init__(out)
+    self._title, self._rows, self._boxes, self._cards = title, [], [], []
 
   def add(self, answer: Answer) -> None:
     text, number = readable(answer.path), len(self._cards) + 1
@@ -247,7 +235,7 @@ class Album:
       if box is not None:
         self._boxes.append((text, method, answer.target, *map(int, box)))
     for file, (_, pixels) in pictures.items():
-      (self._part / file).write_bytes(figures.png(pixels))
+      (self.part / file).write_bytes(figures.png(pixels))
     self._rows += [
       (text, rank, label, f"{prob:.6f}") for rank, (label, prob) in enumerate(answer.top, 1)
     ]
@@ -268,14 +256,13 @@ class Album:
     body.append(page.cards(self._cards))
     if failures:
       body.append(page.section("Not read", page.bullets(failures)))
-    (self._part / "index.html").write_text(page.page(self._title, body), "utf-8")
-    self._part.chmod(0o755)
-    os.replace(self._part, self._out)
+    (self.part / "index.html").write_text(page.page(self._title, body), "utf-8")
+    self.appear()
 
   def _table(self, name: str, header: Sequence[str], rows: Sequence[tuple]) -> None:
     table = io.StringIO(newline="")
     csv.writer(table).writerows([header, *rows])
-    (self._part / name).write_text(table.getvalue(), "utf-8", newline="")
+    (self.part / name).write_text(table.getvalue(), "utf-8", newline="")
 
 
 def readable(path: Path | str) -> str:

@@ -10,12 +10,9 @@ side.  The same flags make the same files.  The pictures are under the licences 
 """
 
 import dataclasses
-import os
 from pathlib import Path
-import shutil
-import tempfile
 
-from train import options
+from train import options, output
 from train.data import scenes
 from train.options import option
 
@@ -36,22 +33,16 @@ def main(_, config: Config) -> None:
   faults = [
     f"--{name} is missing" for name in ("out", "stamps", "backgrounds") if not getattr(config, name)
   ]
-  out = Path(config.out)
-  if config.out and out.exists():
-    faults.append(f"--out={out} is there already; delete it or name another folder")
+  if config.out and (said := output.taken(Path(config.out))):
+    faults.append(said)
   if faults:
     raise ValueError("\n".join([*faults, "python -m train.scenes --help says where pictures are"]))
-  composers = scenes.composers(Path(config.stamps), Path(config.backgrounds), config.size)
   counts = {"train": config.scenes, "val": config.val, "test": config.test}
-  out.parent.mkdir(parents=True, exist_ok=True)
-  part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-  try:
-    scenes.write(part, composers, counts, config.seed)
-    part.chmod(0o755)
-    os.replace(part, out)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
-  print(f"{sum(counts.values())} scenes of {len(scenes.CLASSES)} classes: {out.resolve()}")
+  with output.Output(Path(config.out)) as folder:
+    composers = scenes.composers(Path(config.stamps), Path(config.backgrounds), config.size)
+    scenes.write(folder.part, composers, counts, config.seed)
+    folder.appear()
+  print(f"{sum(counts.values())} scenes of {len(scenes.CLASSES)} classes: {folder.out.resolve()}")
 
 
 if __name__ == "__main__":
