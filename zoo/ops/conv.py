@@ -11,6 +11,7 @@ Sizes are (height, width) pairs; pads are ((top, bottom), (left, right)), "SAME"
 from collections.abc import Iterator
 from functools import partial, reduce
 import itertools
+import math
 import operator
 
 import jax
@@ -48,7 +49,6 @@ def conv(
   """Cross-correlation: [b h w c] with kernel [kh kw c/groups f] -> [b h' w' f]."""
   pads = resolve_pads(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
   args = dict(stride=stride, pads=pads, dilation=dilation, groups=groups)
-  default = partial(_plain, **args)
   channels = x.shape[-1]
   if kernel.shape[:2] == (1, 1):
     kind = "pointwise"
@@ -56,10 +56,21 @@ def conv(
     kind = "depthwise"
   else:
     kind = "grouped" if groups > 1 else "dense"
+  if plain or not any(kind in kinds for kinds in FORMS.values()):
+    return _plain(x, kernel, **args)
+  return (_traced_once if kind == "depthwise" else _fastest)(x, kernel, kind, **args)
+
+
+def _fastest(x, kernel, kind, **args):
   forms = {where: partial(kinds[kind], **args) for where, kinds in FORMS.items() if kind in kinds}
-  if plain or not forms:
-    return default(x, kernel)
-  return lax.platform_dependent(x, kernel, default=default, **forms)
+  return lax.platform_dependent(x, kernel, default=partial(_plain, **args), **forms)
+
+
+# Layers alike are traced once, and differentiated once; XLA inlines them.  Of a 1x1 kernel or a
+# grouped one little is traced, and XLA does worse with the latter's gradient (BUILD.md).
+_traced_once = jax.jit(
+  _fastest, static_argnums=2, static_argnames=("stride", "pads", "dilation", "groups")
+)
 
 
 def _plain(x, kernel, *, stride, pads, dilation, groups):
@@ -146,21 +157,23 @@ def max_pool(
 ) -> jax.Array:
   """Maximum over windows; padding never wins. `ceil` keeps the last, partly outside, window."""
   pads, out = _window(x, kernel, stride, padding, ceil)
-
-  def default(x):
-    return lax.reduce_window(
-      x, np.array(_least(x.dtype), x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1),
-      ((0, 0), *pads, (0, 0)),
-    )  # fmt: skip
-
-  def shifted(x):
-    return _largest(x, kernel, stride, pads)
-
-  # On a GPU the plain operation's gradient is a scatter.
-  where = ("cpu", "cuda") if kernel[0] * kernel[1] <= 9 else ("cpu",)
-  forms = {platform: shifted for platform in where}
-  y = default(x) if plain else lax.platform_dependent(x, default=default, **forms)
+  y = (_plain_max if plain else _fastest_max)(x, kernel, stride, pads)
   return y[:, : out[0], : out[1]]
+
+
+def _plain_max(x, kernel, stride, pads):
+  return lax.reduce_window(
+    x, np.array(_least(x.dtype), x.dtype), lax.max, (1, *kernel, 1), (1, *stride, 1),
+    ((0, 0), *pads, (0, 0)),
+  )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _fastest_max(x, *window):
+  # On a GPU the plain operation's gradient is a scatter.
+  where = ("cpu", "cuda") if math.prod(window[0]) <= 9 else ("cpu",)
+  forms = {platform: lambda x: _largest(x, *window) for platform in where}
+  return lax.platform_dependent(x, default=lambda x: _plain_max(x, *window), **forms)
 
 
 def _least(dtype):
@@ -252,18 +265,23 @@ def avg_pool(
     for n, k, s, p, lo_hi, o in zip(x.shape[1:3], kernel, stride, pads, asked, out)
   ]
   count = counts[0][:, None] * counts[1][None, :]
+  y = (_plain_sum if plain else _fastest_sum)(x, kernel, stride, pads)
+  return y[:, : out[0], : out[1]] / jnp.asarray(count, x.dtype)[None, :, :, None]
 
-  def default(x):
-    return lax.reduce_window(
-      x, np.zeros((), x.dtype), lax.add, (1, *kernel, 1), (1, *stride, 1),
-      ((0, 0), *pads, (0, 0)),
-    )  # fmt: skip
 
+def _plain_sum(x, kernel, stride, pads):
+  return lax.reduce_window(
+    x, np.zeros((), x.dtype), lax.add, (1, *kernel, 1), (1, *stride, 1), ((0, 0), *pads, (0, 0))
+  )
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _fastest_sum(x, *window):
   def shifted(x):
+    kernel, stride, pads = window
     return reduce(operator.add, _taps(_pad(x, pads, 0), kernel, stride))
 
-  y = default(x) if plain else lax.platform_dependent(x, cpu=shifted, default=default)
-  return y[:, : out[0], : out[1]] / jnp.asarray(count, x.dtype)[None, :, :, None]
+  return lax.platform_dependent(x, cpu=shifted, default=lambda x: _plain_sum(x, *window))
 
 
 def adaptive_avg_pool(x: jax.Array, size: Pair) -> jax.Array:
