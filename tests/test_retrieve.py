@@ -51,6 +51,18 @@ def test_of_equals_the_first_come_first():
   assert rows[0].tolist() == list(range(20)) and np.ptp(scores) == 0
 
 
+@pytest.mark.parametrize("values", [3, 40, 10**6])
+def test_chunks_are_no_other_order(values):
+  """Among many equals, and rows that are hidden, beside the plain operation."""
+  rng = np.random.default_rng(0)
+  scores = rng.integers(0, values, (5, 20 * retrieve.CHUNK)).astype(np.float32)
+  scores[:, rng.integers(0, scores.shape[1], 900)] = -np.inf
+  scores[4, 3:] = -np.inf
+  for k in (1, 7, 19):
+    for ours, theirs in zip(retrieve._highest(scores, k), jax.lax.top_k(scores, k)):
+      np.testing.assert_array_equal(ours, theirs)
+
+
 def test_fewer_rows_than_wanted_are_filled():
   rows, scores = retrieve.nearest(unit(2, 4), unit(3, 4), 5, exclude=np.array([0, -1]))
   assert rows[0, 2:].tolist() == [-1] * 3 and rows[1, 3:].tolist() == [-1] * 2

@@ -21,6 +21,7 @@ import numpy as np
 
 BELL = 20.0  # of L*a*b*; the distance at which two colours count as alike by exp(-1/2)
 BLOCK = 1 << 25  # bytes: of a block of the index, and of a block of similarities
+CHUNK = 128  # similarities of which the largest is looked at first
 WHITE = (0.95047, 1.0, 1.08883)  # of CIE XYZ under D65
 RGB_TO_XYZ = (  # IEC 61966-2-1, sRGB
   (0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
@@ -107,9 +108,10 @@ def nearest(
   some = max(1, min(len(queries), 256))  # queries at once
   if block is None:
     row = max(index.shape[1] * index.dtype.itemsize, 4 * some)
-    block = max(k, BLOCK // row)
+    block = -(-max(k, BLOCK // row) // CHUNK) * CHUNK
   block = min(block, max(len(index), 1))
-  exclude = np.full(len(queries), -1) if exclude is None else np.asarray(exclude)
+  skipping = exclude is not None
+  exclude = np.asarray(exclude) if skipping else np.full(len(queries), -1)
   found = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -np.inf, np.float32)
   for at in range(0, len(queries), some):
     part = slice(at, at + some)
@@ -119,28 +121,53 @@ def nearest(
     best = jnp.full((some, k), -1, jnp.int32), jnp.full((some, k), -jnp.inf, jnp.float32)
     for start, rows in _blocks(index, block):
       # Waiting keeps blocks from queueing up in memory.
-      best = jax.block_until_ready(_better(best, own, rows, start, len(index), skip))
+      hide = start + block > len(index) or skipping
+      best = jax.block_until_ready(_better(best, own, rows, start, len(index), skip, hide))
     for whole, piece in zip(found, jax.device_get(best)):
       whole[part] = piece[: some - room]
   return found
 
 
-def _blocks(index: np.ndarray, block: int) -> Iterator[tuple[int, np.ndarray]]:
+def _blocks(index: np.ndarray, block: int) -> Iterator[tuple[int, jax.Array]]:
   """(number of the first row, [block ...]), the last filled with zeros."""
   for start in range(0, len(index), block):
     rows = np.asarray(index[start : start + block])
-    yield start, np.pad(rows, ((0, block - len(rows)), (0, 0)))
+    if room := block - len(rows):
+      rows = np.pad(rows, ((0, room), (0, 0)))
+    yield start, jax.device_put(rows, may_alias=True)  # a CPU reads a mapped file where it lies
 
 
-@partial(jax.jit, donate_argnums=0)
-def _better(best, queries, rows, start, length, exclude):
-  """The best so far and those of a block -> the best of both."""
+def _highest(scores, k: int):
+  """`lax.top_k` of [q n], by way of the maximum of each chunk.
+
+  A number outside the k chunks with the largest maxima has k numbers before it, one of each: larger
+  ones, or as large and further to the left.
+  """
+  q, n = scores.shape
+  if n % CHUNK or n // CHUNK <= k:
+    return jax.lax.top_k(scores, k)
+  chunks = scores.reshape(q, -1, CHUNK)
+  _, some = jax.lax.top_k(chunks.max(-1), k)
+  some = jnp.sort(some)  # equals stay in their order
+  left = jnp.take_along_axis(chunks, some[..., None], 1).reshape(q, -1)
+  scores, place = jax.lax.top_k(left, k)
+  return scores, jnp.take_along_axis(some, place // CHUNK, 1) * CHUNK + place % CHUNK
+
+
+@partial(jax.jit, donate_argnums=0, static_argnames="hide")
+def _better(best, queries, rows, start, length, exclude, hide: bool):
+  """The best so far and those of a block -> the best of both.
+
+  To `hide` rows takes a CPU nearly as long as to compare them: only where there are such.
+  """
   like = hamming if queries.dtype == jnp.uint8 else cosine
   number = start + jnp.arange(len(rows), dtype=jnp.int32)
-  hidden = (number >= length) | (number == exclude[:, None])
-  scores = jnp.where(hidden, -jnp.inf, like(queries, rows))
+  scores = like(queries, rows)
+  if hide:
+    hidden = (number >= length) | (number == exclude[:, None])
+    scores = jnp.where(hidden, -jnp.inf, scores)
   k = best[0].shape[1]
-  scores, place = jax.lax.top_k(scores, min(k, len(rows)))
+  scores, place = _highest(scores, min(k, len(rows)))
   # top_k puts the first of equals first, and the earlier blocks come first.
   rows = jnp.concatenate([best[0], jnp.where(scores == -jnp.inf, -1, number[place])], 1)
   scores, place = jax.lax.top_k(jnp.concatenate([best[1], scores], 1), k)
