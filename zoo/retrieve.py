@@ -108,7 +108,8 @@ def nearest(
   some = max(1, min(len(queries), 256))  # queries at once
   if block is None:
     row = max(index.shape[1] * index.dtype.itemsize, 4 * some)
-    block = -(-max(k, BLOCK // row) // CHUNK) * CHUNK
+    count = -(-len(index) // max(k, BLOCK // row)) or 1
+    block = -(len(index) // -(count * CHUNK)) * CHUNK  # alike: little of the last is padding
   block = min(block, max(len(index), 1))
   skipping = exclude is not None
   exclude = np.asarray(exclude) if skipping else np.full(len(queries), -1)
