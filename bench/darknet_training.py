@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 import re
-import struct
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import time
 import numpy as np
 
 from bench import recipes
-from convert import darknet_cfg, darknet_file, engine, rules
+from convert import darknet_file, engine, rules
 from tests import darknet
 from train.data import detection
 import zoo
@@ -30,7 +29,7 @@ from zoo import fetch, store
 
 MODEL, TRUNK = "yolov3_tiny", "yolov2_tiny.pod"
 SIZE, BATCH, RATE, HELD = 128, 16, 1e-3, 4
-SHARED = 7  # convolutions that both networks begin with
+LAST = 12  # of the layers that both networks begin with
 
 
 def config(updates: int, classes: int) -> str:
@@ -55,14 +54,12 @@ def config(updates: int, classes: int) -> str:
 
 
 def trunk(text: str, out: Path) -> None:
-  """The first numbers of the published file; what a file lacks, darknet draws by chance."""
+  """The published arrays of the trunk; what a file lacks, darknet draws by chance."""
   row = zoo.catalog.WEIGHTS[TRUNK]
-  data = np.fromfile(fetch.fetch(row.where, row.sha256, row.beside), np.uint8)
-  skip = 12 + (8 if struct.unpack("<2i", data[:8]) >= (0, 2) else 4)
-  rows = list(darknet_cfg.with_weights(darknet_cfg.layers(darknet_cfg.parse(text))))[:SHARED]
-  count = sum(int(np.prod(shape)) for row in rows for _, shape in darknet_file._shapes(row))
-  head = struct.pack("<3iq", 0, 2, 0, 0)
-  out.write_bytes(head + data[skip : skip + 4 * count].tobytes())
+  path = fetch.fetch(row.where, row.sha256, row.beside)
+  arrays = darknet_file.arrays(np.fromfile(path, np.uint8), path)
+  shared = {name: array for name, array in arrays.items() if int(name.split(".")[0]) <= LAST}
+  darknet.write_weights(out, text, shared)
 
 
 def by_darknet(flags, classes) -> tuple[dict, float]:
