@@ -113,6 +113,8 @@ class Folder(output.Output):
       file, code = str(self.part / "film.mp4"), cv2.VideoWriter_fourcc(*"vp09")
       rate, size = self._film.rate / self._every, frame.shape[1::-1]
       self._writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, code, rate, size)
+      if not self._writer.isOpened():
+        raise OSError("this build of OpenCV writes no VP9; without --out answers are printed")
     self._writer.write(frame)
     number, one = answer.name, answer.found
     for name, score, box in zip(one.names, one.scores, one.boxes):
