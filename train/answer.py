@@ -16,7 +16,7 @@ import sys
 import jax
 import numpy as np
 
-from train import page, predict, startup
+from train import output, page, predict, startup
 from train.data import listing
 from train.data.transforms import UnreadableImage
 from train.tasks import Task
@@ -137,8 +137,8 @@ def _text(record: zoo.Record, cells: Cells) -> str:
 
 def main(argv: Sequence[str], config: predict.Config) -> int:
   out, failures, found = Path(config.out), [], []
-  if config.out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise ValueError(f"--out={out} is there already; delete it or name another folder")
+  if config.out and (said := output.taken(out)):
+    raise ValueError(said)
   startup.set_up_compilation()
   failed = lambda sentence: failures.append(predict.readable(sentence))
   for answer in answers(

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from train import figures, options, page, predict, startup
+from train import figures, options, output, page, predict, startup
 from train.data import datasets, pipeline
 from train.options import option
 from train.page import Number, percent
@@ -304,8 +304,8 @@ def main(_, config: Config) -> None:
   if faults := [f"--{name} is missing" for name in ("model", "data") if not getattr(config, name)]:
     raise ValueError("\n".join(faults))
   out = Path(config.out)
-  if config.out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise ValueError(f"--out={out} is there already; delete it or name another folder")
+  if config.out and (said := output.taken(out)):
+    raise ValueError(said)
   startup.set_up_compilation()
   found = evaluate(config)
   if config.each:

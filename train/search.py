@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from convert import writers
-from train import embed, figures, options, page, predict, startup
+from train import embed, figures, options, output, page, predict, startup
 from train.data import transforms
 from train.options import option
 from train.page import percent
@@ -218,8 +218,8 @@ def main(argv: Sequence[str], config: Config) -> int:
       "--duplicates=0.95"
     )
   out = Path(config.out) if config.out else None
-  if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-    raise ValueError(f"--out={out} is there already; delete it or name another folder")
+  if out and (said := output.taken(out)):
+    raise ValueError(said)
   startup.set_up_compilation()
   index, failures = embed.load(Path(config.index)), []
   if not index.keys:
