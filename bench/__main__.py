@@ -15,8 +15,9 @@ matrix product's rate and of the copy's, measured in the same run; the bytes are
 knows nothing of what cuDNN's calls move.
 Float32, on the GPU where JAX has one; with --bfloat16 in that type, parameters and norms in float32
 (torch's autocast): `python -m bench train --bfloat16 --batches=256 --profile=runs/profile` also
-says which kernels an update of ours spends its time in. `python -m bench.input` and
-`python -m bench.load` measure the training input and the loading of files.
+says which kernels an update of ours spends its time in. On a CPU, all sides have the large pages
+that our scripts have if it is begun with GLIBC_TUNABLES=glibc.malloc.hugetlb=1. `python -m
+bench.input` and `python -m bench.load` measure the training input and the loading of files.
 """
 
 import argparse
