@@ -54,7 +54,8 @@ MODELS = {
 }  # fmt: skip
 BATCHES = {"inference": "1,8", "train": "16", "compile": "16"}
 SIDES = {"inference": peers.INFERENCE, "train": peers.TRAIN}
-AGREE = {"inference": 1e-3, "train": 1e-2}  # largest difference, of the largest value
+AGREE = {"inference": 1e-3, "train": 3e-2}
+# The largest difference, of the largest value; in training each side drops out what it likes.
 HALF = 30  # times that, with eight bits of mantissa
 SPAN = 0.1  # seconds that a measurement takes at least
 

@@ -2,13 +2,12 @@
 
 XLA's CPU backend is 10 to 100 times slower than it need be on depthwise and grouped kernels, and
 slow on 1x1 kernels' gradients and on pooling windows; other formulations in plain JAX win that
-back (BUILD.md, "Speed"). `jax.lax.platform_dependent` chooses at lowering time, so one trace
-serves CPU, GPU and TPU; `plain=True` gives the one XLA operation alone, for exporters.
+back (BUILD.md, "Speed"). `zoo.ops.forms` chooses at lowering time, so one trace serves CPU, GPU and
+TPU; `plain=True` gives the one XLA operation alone, for exporters.
 
 Sizes are (height, width) pairs; pads are ((top, bottom), (left, right)), "SAME" or "VALID".
 """
 
-from collections.abc import Iterator
 from functools import partial, reduce
 import itertools
 import math
@@ -19,11 +18,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
-
-# Neighbouring groups are joined into dense blocks of at most this many channels (BUILD.md).
-BLOCK = 32
+from zoo.ops import forms
+from zoo.ops.forms import Pads, Pair, every, pad, taps  # noqa: F401 - `every` is for strided layers elsewhere
 
 
 def resolve_pads(
@@ -48,76 +44,10 @@ def conv(
 ) -> jax.Array:
   """Cross-correlation: [b h w c] with kernel [kh kw c/groups f] -> [b h' w' f]."""
   pads = resolve_pads(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
-  args = dict(stride=stride, pads=pads, dilation=dilation, groups=groups)
-  channels = x.shape[-1]
-  if kernel.shape[:2] == (1, 1):
-    kind = "pointwise"
-  elif groups == channels == kernel.shape[-1]:
-    kind = "depthwise"
-  else:
-    kind = "grouped" if groups > 1 else "dense"
-  if plain or not any(kind in kinds for kinds in FORMS.values()):
-    return _plain(x, kernel, **args)
-  return (_traced_once if kind == "depthwise" else _fastest)(x, kernel, kind, **args)
-
-
-def _fastest(x, kernel, kind, **args):
-  forms = {where: partial(kinds[kind], **args) for where, kinds in FORMS.items() if kind in kinds}
-  return lax.platform_dependent(x, kernel, default=partial(_plain, **args), **forms)
-
-
-# Layers alike are traced once, and differentiated once; XLA inlines them.  Of a 1x1 kernel or a
-# grouped one little is traced, and XLA does worse with the latter's gradient (BUILD.md).
-_traced_once = jax.jit(
-  _fastest, static_argnums=2, static_argnames=("stride", "pads", "dilation", "groups")
-)
-
-
-def _plain(x, kernel, *, stride, pads, dilation, groups):
-  return lax.conv_general_dilated(
-    x, kernel, stride, pads, rhs_dilation=dilation, feature_group_count=groups,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )  # fmt: skip
-
-
-def _pointwise(x, kernel, *, stride, pads, dilation, groups):
-  """1x1: slice by the stride, then one matrix product for each group."""
-  del dilation
-  x = every(_pad(x, pads, 0), stride)
-  if groups == 1:  # of [pixels c]: with more axes the kernel's gradient takes up to 5 times as long
-    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return y.reshape(*x.shape[:3], -1)
-  x = x.reshape(*x.shape[:3], groups, -1)
-  y = jnp.einsum("bhwgc,cgf->bhwgf", x, kernel[0, 0].reshape(x.shape[-1], groups, -1))
-  return y.reshape(*y.shape[:3], -1)
-
-
-def _shifted(x, kernel, *, stride, pads, dilation, groups):
-  """Depthwise: kh*kw shifted slices, each scaled, summed; XLA:CPU fuses them into one loop."""
-  del groups
-  size = kernel.shape[:2]
-  taps = _taps(_pad(x, pads, 0), size, stride, dilation)
-  weights = kernel.reshape(size[0] * size[1], -1)
-  return reduce(operator.add, (tap * w for tap, w in zip(taps, weights)))
-
-
-def _blocks(x, kernel, *, stride, pads, dilation, groups):
-  """Grouped: neighbouring groups as one dense convolution with a block-diagonal kernel."""
-  kh, kw, ci, features = kernel.shape
-  co = features // groups
-  join = max(j for j in range(1, groups + 1) if groups % j == 0 and (j == 1 or j * ci <= BLOCK))
-  eye = jnp.eye(join, dtype=kernel.dtype)
-  dense = jnp.einsum(
-    "hwcbgf,gk->bhwkcgf", kernel.reshape(kh, kw, ci, groups // join, join, co), eye
-  )
-  dense = dense.reshape(groups // join, kh, kw, join * ci, join * co)
-  args = dict(stride=stride, pads=pads, dilation=dilation, groups=1)
-  parts = jnp.split(x, groups // join, axis=-1)
-  return jnp.concatenate([_plain(p, k, **args) for p, k in zip(parts, dense)], axis=-1)
-
-
-# What is faster than the plain operation, by platform; measured (BUILD.md, "Speed").
-FORMS = {"cpu": {"pointwise": _pointwise, "depthwise": _shifted, "grouped": _blocks}}
+  args = dict(stride=tuple(stride), pads=pads, dilation=tuple(dilation), groups=groups)
+  if plain:
+    return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, **args))
+  return forms.conv(x, kernel, **args)
 
 
 def conv_transpose(
@@ -187,13 +117,13 @@ def _largest(x, kernel, stride, pads):
   Autodiff asks which tap equals the maximum. Where XLA computes a tap twice, in two fusions whose
   roundings differ, none does, and that gradient would be lost without a word.
   """
-  return reduce(jnp.maximum, _taps(_pad(x, pads, _least(x.dtype)), kernel, stride))
+  return reduce(jnp.maximum, taps(pad(x, pads, _least(x.dtype)), kernel, stride))
 
 
 def _largest_forward(x, kernel, stride, pads):
-  first, *taps = _taps(_pad(x, pads, _least(x.dtype)), kernel, stride)
-  largest, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(taps)))
-  for number, tap in enumerate(taps, 1):
+  first, *others = taps(pad(x, pads, _least(x.dtype)), kernel, stride)
+  largest, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(others)))
+  for number, tap in enumerate(others, 1):
     winner = jnp.where(tap > largest, winner.dtype.type(number), winner)
     largest = jnp.maximum(largest, tap)
   return largest, (x, winner)
@@ -209,14 +139,14 @@ _largest.defvjp(_largest_forward, _largest_backward)
 
 
 def _scattered(term, arrays, size, kernel: Pair, stride: Pair, pads: Pads):
-  """What `_taps` takes, given back: [b size c] from arrays of the output's size.
+  """What `taps` takes, given back: [b size c] from arrays of the output's size.
 
   `term(i, j, *views)` is what a tap adds where it was taken from. For each phase of the stride that
   is a sum of shifted slices; the phases are laid side by side.
   """
   n, *out, c = arrays[0].shape
   axes = [_phases(*of) for of in zip(size, out, kernel, stride, pads)]
-  arrays = [_pad(x, [reach for _, reach in axes], 0) for x in arrays]
+  arrays = [pad(x, [reach for _, reach in axes], 0) for x in arrays]
   height, width = (length // -s * -1 for length, s in zip(size, stride))
   phases = []
   for rows, columns in itertools.product(*(phases for phases, _ in axes)):
@@ -279,7 +209,7 @@ def _plain_sum(x, kernel, stride, pads):
 def _fastest_sum(x, *window):
   def shifted(x):
     kernel, stride, pads = window
-    return reduce(operator.add, _taps(_pad(x, pads, 0), kernel, stride))
+    return reduce(operator.add, taps(pad(x, pads, 0), kernel, stride))
 
   return lax.platform_dependent(x, cpu=shifted, default=lambda x: _plain_sum(x, *window))
 
@@ -319,26 +249,3 @@ def _counts(n, k, s, pad, counted, out) -> np.ndarray:
   real = np.zeros(n + sum(pad), np.float32)
   real[pad[0] - counted[0] : pad[0] + n + counted[1]] = 1
   return np.array([real[i * s : i * s + k].sum() for i in range(out)], np.float32)
-
-
-def every(x: jax.Array, stride: tuple[int, int]) -> jax.Array:
-  """[b h w c] -> every so many rows and columns, from the first; a plain slice for a free b too."""
-  for axis, step in zip((1, 2), stride):
-    x = jax.lax.slice_in_dim(x, 0, x.shape[axis], step, axis)
-  return x
-
-
-def _pad(x, pads, value):
-  """Pads height and width with `value`; negative pads crop."""
-  config = ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0))
-  return lax.pad(x, jnp.array(value, x.dtype), config)
-
-
-def _taps(x, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)) -> Iterator[jax.Array]:
-  """The kh*kw shifted and strided views of a padded input, each of the output's size."""
-  sh, sw = stride
-  h, w = ((n - (k - 1) * d - 1) // s for n, k, s, d in zip(x.shape[1:3], kernel, stride, dilation))
-  for i in range(kernel[0]):
-    for j in range(kernel[1]):
-      top, left = i * dilation[0], j * dilation[1]
-      yield x[:, top : top + h * sh + 1 : sh, left : left + w * sw + 1 : sw]

@@ -1,0 +1,297 @@
+"""A convolution and its gradients as primitives, each lowered in the form that is fastest there.
+
+y = conv(x, kernel), x' = back(y', kernel) and kernel' = learn(x, y') are the three sides of one sum
+over products of x, kernel and y; each is linear in its two arguments, and its transposes are the
+other two. So derivatives of every order are there, and a network's trace has one equation for a
+layer, whatever form it takes. BUILD.md, "Speed", says which form and why.
+"""
+
+import dataclasses
+from functools import partial, reduce
+import math
+import operator
+
+import jax
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+import jax.numpy as jnp
+
+from zoo.ops import onednn
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+# Neighbouring groups are joined into dense blocks of at most this many channels (BUILD.md).
+BLOCK = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """Shapes, [b h w c] and [kh kw c/groups f], and how the kernel moves."""
+
+  x: tuple[int, ...]
+  kernel: tuple[int, ...]
+  stride: Pair
+  pads: Pads
+  dilation: Pair
+  groups: int
+
+  @property
+  def y(self) -> tuple[int, ...]:
+    size = (
+      (n + low + high - (k - 1) * d - 1) // s + 1
+      for n, k, s, (low, high), d in zip(
+        self.x[1:3], self.kernel, self.stride, self.pads, self.dilation
+      )
+    )
+    return (self.x[0], *size, self.kernel[-1])
+
+  @property
+  def kind(self) -> str:
+    if self.kernel[:2] == (1, 1):
+      return "pointwise"
+    if self.groups == self.x[-1] == self.kernel[-1]:
+      return "depthwise"
+    return "grouped" if self.groups > 1 else "dense"
+
+  @property
+  def moves(self) -> dict:
+    return {name: getattr(self, name) for name in ("stride", "pads", "dilation", "groups")}
+
+
+def conv(x: jax.Array, kernel: jax.Array, **moves) -> jax.Array:
+  return CONV.bind(x, kernel, layer=Layer(x.shape, kernel.shape, **moves))
+
+
+# The plain operation, and what autodiff makes of a form.
+
+
+def plain(x, kernel, *, layer: Layer):
+  return lax.conv_general_dilated(
+    x, kernel, layer.stride, layer.pads, rhs_dilation=layer.dilation,
+    feature_group_count=layer.groups, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )  # fmt: skip
+
+
+def back_of(form):
+  def back(dy, kernel, *, layer):
+    x = jax.ShapeDtypeStruct(layer.x, dy.dtype)
+    [dx] = jax.linear_transpose(lambda x: form(x, kernel, layer=layer), x)(dy)
+    return dx
+
+  return back
+
+
+def learn_of(form):
+  def learn(x, dy, *, layer):
+    kernel = jax.ShapeDtypeStruct(layer.kernel, dy.dtype)
+    [dk] = jax.linear_transpose(lambda kernel: form(x, kernel, layer=layer), kernel)(dy)
+    return dk
+
+  return learn
+
+
+# Forms in JAX that XLA's CPU backend is fast at.
+
+
+def pointwise(x, kernel, *, layer):
+  """1x1: slice by the stride, then one matrix product for each group."""
+  x = every(pad(x, layer.pads, 0), layer.stride)
+  if layer.groups == 1:  # of [pixels c]: with more axes the kernel's gradient takes up to 5 times
+    y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return y.reshape(*x.shape[:3], -1)
+  x = x.reshape(*x.shape[:3], layer.groups, -1)
+  y = jnp.einsum("bhwgc,cgf->bhwgf", x, kernel[0, 0].reshape(x.shape[-1], layer.groups, -1))
+  return y.reshape(*y.shape[:3], -1)
+
+
+def shifted(x, kernel, *, layer):
+  """Depthwise: kh*kw shifted slices, each scaled, summed; XLA:CPU fuses them into one loop."""
+  size = kernel.shape[:2]
+  slices = taps(pad(x, layer.pads, 0), size, layer.stride, layer.dilation)
+  weights = kernel.reshape(size[0] * size[1], -1)
+  return reduce(operator.add, (tap * w for tap, w in zip(slices, weights)))
+
+
+def blocks(x, kernel, *, layer):
+  """Grouped: neighbouring groups as one dense convolution with a block-diagonal kernel."""
+  kh, kw, ci, features = kernel.shape
+  groups, co = layer.groups, features // layer.groups
+  join = max(j for j in range(1, groups + 1) if groups % j == 0 and (j == 1 or j * ci <= BLOCK))
+  eye = jnp.eye(join, dtype=kernel.dtype)
+  dense = jnp.einsum(
+    "hwcbgf,gk->bhwkcgf", kernel.reshape(kh, kw, ci, groups // join, join, co), eye
+  )
+  dense = dense.reshape(groups // join, kh, kw, join * ci, join * co)
+  parts = jnp.split(x, groups // join, axis=-1)
+  one = dataclasses.replace(layer, groups=1)
+  return jnp.concatenate([plain(p, k, layer=one) for p, k in zip(parts, dense)], axis=-1)
+
+
+FORMS = {"pointwise": pointwise, "depthwise": shifted, "grouped": blocks, "dense": plain}
+
+
+# What oneDNN computes.
+
+
+def onednn_conv(x, kernel, *, layer):
+  return onednn.conv(x, kernel, **layer.moves)
+
+
+def onednn_back(dy, kernel, *, layer):
+  """Stride 1: a convolution of dy with the kernel turned around, inputs for outputs."""
+  kh, kw, ci, co = layer.kernel
+  groups = layer.groups
+  kernel = kernel[::-1, ::-1].reshape(kh, kw, ci, groups, co // groups)
+  kernel = kernel.transpose(0, 1, 4, 3, 2).reshape(kh, kw, co // groups, groups * ci)
+  reach = [(k - 1) * d for k, d in zip((kh, kw), layer.dilation)]
+  pads = tuple(
+    (span - low, n + low - m)
+    for n, m, span, (low, _) in zip(layer.x[1:3], layer.y[1:3], reach, layer.pads)
+  )
+  moves = dict(stride=(1, 1), pads=pads, dilation=layer.dilation, groups=groups)
+  return onednn.conv(dy, kernel, **moves)
+
+
+def onednn_learn(x, dy, *, layer):
+  """1x1: one product."""
+  x = every(pad(x, layer.pads, 0), layer.stride)
+  dk = onednn.product(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+  return dk.reshape(layer.kernel)
+
+
+def onednn_learn_grouped(x, dy, *, layer):
+  """The images as channels, and the channels of a group as images."""
+  b, h, w, c = layer.x
+  groups = layer.groups
+  x = x.reshape(b, h, w, groups, c // groups).transpose(4, 1, 2, 3, 0)
+  x = x.reshape(c // groups, h, w, groups * b)
+  pads = tuple(
+    (low, (m - 1) * s + (k - 1) * d + 1 - n - low)
+    for n, m, k, s, d, (low, _) in zip(
+      layer.x[1:3], layer.y[1:3], layer.kernel, layer.stride, layer.dilation, layer.pads
+    )
+  )
+  moves = dict(stride=layer.dilation, pads=pads, dilation=layer.stride, groups=groups)
+  return onednn.conv(x, dy.transpose(1, 2, 0, 3), **moves).transpose(1, 2, 0, 3)
+
+
+def scanned_learn(x, dy, *, layer):
+  """Depthwise: row by row, so that what is summed stays near."""
+  (kh, kw), (sh, sw), (eh, ew) = layer.kernel[:2], layer.stride, layer.dilation
+  b, h, w, c = layer.y
+  x = pad(x, layer.pads, 0)
+  span = (kh - 1) * eh + 1
+
+  def step(sums, place):
+    image, row = place // h, place % h
+    rows = lax.dynamic_slice(x, (image, row * sh, 0, 0), (1, span, x.shape[2], c))[0]
+    d = lax.dynamic_slice(dy, (image, row, 0, 0), (1, 1, w, c))[0, 0]
+    views = [
+      rows[i * eh, j * ew : j * ew + (w - 1) * sw + 1 : sw] for i in range(kh) for j in range(kw)
+    ]
+    return tuple(total + view * d for total, view in zip(sums, views)), None
+
+  zeros = tuple(jnp.zeros((w, c), dy.dtype) for _ in range(kh * kw))
+  sums, _ = lax.scan(step, zeros, jnp.arange(b * h))
+  return jnp.stack([total.sum(0) for total in sums]).reshape(layer.kernel)
+
+
+# Which of them (BUILD.md has the measurements). `fast`: oneDNN may be called.
+
+MANY = 2048  # pixels of a batch: with fewer, a 1x1 kernel is a product of XLA's
+
+
+def _cpu_conv(layer, fast):
+  few = layer.kind == "pointwise" and math.prod(layer.y[:3]) < MANY
+  return onednn_conv if fast and not few else FORMS[layer.kind]
+
+
+def _cpu_back(layer, fast):
+  few = layer.kind == "pointwise" and math.prod(layer.y[:3]) < MANY
+  return onednn_back if fast and layer.stride == (1, 1) and not few else back_of(FORMS[layer.kind])
+
+
+def _cpu_learn(layer, fast):
+  if layer.kind == "depthwise":
+    return scanned_learn
+  if fast and layer.kind == "pointwise" and layer.groups == 1:
+    return onednn_learn
+  if fast and layer.kind == "grouped" and (layer.stride != (1, 1) or layer.kernel[2] >= 16):
+    return onednn_learn_grouped
+  return learn_of(FORMS[layer.kind])
+
+
+def _primitive(name, shape, default, cpu) -> Primitive:
+  """Of two arrays and a `layer`; `cpu(layer, fast)` gives its form there."""
+  primitive = Primitive(name)
+  compiled = jax.jit(primitive.bind, static_argnames="layer")
+  primitive.def_impl(compiled)
+
+  @primitive.def_abstract_eval
+  def _(a, b, *, layer):
+    return a.update(shape=getattr(layer, shape), weak_type=False)
+
+  def on_cpu(ctx, a, b, *, layer):
+    alone = getattr(ctx.module_context.axis_context, "num_devices", 2) == 1
+    exported = ctx.module_context.lowering_parameters.for_export
+    single = ctx.avals_in[0].dtype == jnp.float32
+    fast = alone and not exported and single and onednn.usable()
+    return mlir.lower_fun(cpu(layer, fast), multiple_results=False)(ctx, a, b, layer=layer)
+
+  mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False), inline=False)
+  mlir.register_lowering(primitive, on_cpu, platform="cpu", inline=False)
+
+  def batched(args, axes, *, layer):
+    return jax.vmap(partial(default, layer=layer), axes)(*args), 0
+
+  batching.primitive_batchers[primitive] = batched
+  return primitive
+
+
+CONV = _primitive("conv", "y", plain, _cpu_conv)
+BACK = _primitive("conv_back", "x", back_of(plain), _cpu_back)
+LEARN = _primitive("conv_learn", "kernel", learn_of(plain), _cpu_learn)
+
+ad.defbilinear(
+  CONV,
+  lambda dy, x, kernel, layer: BACK.bind(dy, kernel, layer=layer),
+  lambda dy, x, kernel, layer: LEARN.bind(x, dy, layer=layer),
+)
+ad.defbilinear(
+  BACK,
+  lambda dx, y, kernel, layer: CONV.bind(dx, kernel, layer=layer),
+  lambda dx, y, kernel, layer: LEARN.bind(dx, y, layer=layer),
+)
+ad.defbilinear(
+  LEARN,
+  lambda dk, x, y, layer: BACK.bind(y, dk, layer=layer),
+  lambda dk, x, y, layer: CONV.bind(x, dk, layer=layer),
+)
+
+
+# Rows, columns and borders.
+
+
+def every(x: jax.Array, stride: Pair) -> jax.Array:
+  """[b h w c] -> every so many rows and columns, from the first; a plain slice for a free b too."""
+  for axis, step in zip((1, 2), stride):
+    x = jax.lax.slice_in_dim(x, 0, x.shape[axis], step, axis)
+  return x
+
+
+def pad(x, pads, value):
+  """Pads height and width with `value`; negative pads crop."""
+  config = ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0))
+  return lax.pad(x, jnp.array(value, x.dtype), config)
+
+
+def taps(x, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)):
+  """The kh*kw shifted and strided views of a padded input, each of the output's size."""
+  sh, sw = stride
+  h, w = ((n - (k - 1) * d - 1) // s for n, k, s, d in zip(x.shape[1:3], kernel, stride, dilation))
+  for i in range(kernel[0]):
+    for j in range(kernel[1]):
+      top, left = i * dilation[0], j * dilation[1]
+      yield x[:, top : top + h * sh + 1 : sh, left : left + w * sw + 1 : sw]
