@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zoo.ops import conv as ops
-from zoo.ops import forms, onednn
+from zoo.ops import forms
 
 KEY = jax.random.key(0)
 
@@ -112,8 +112,7 @@ def test_the_plain_form_has_forward_derivatives():
   np.testing.assert_allclose(moved, pool(x), rtol=1e-5)
 
 
-def test_groups_join_into_blocks_of_bounded_width(monkeypatch):
-  monkeypatch.setattr(onednn, "usable", lambda: False)
+def test_groups_join_into_blocks_of_bounded_width():
   x, w = jnp.ones((1, 5, 5, 128)), jax.random.normal(KEY, (3, 3, 4, 128))
   fast = partial(ops.conv, groups=32)
   text = jax.jit(fast).lower(x, w).as_text()
@@ -121,37 +120,6 @@ def test_groups_join_into_blocks_of_bounded_width(monkeypatch):
   assert "feature_group_count = 32" not in text
   plain = partial(fast, plain=True)
   np.testing.assert_allclose(jax.jit(fast)(x, w), jax.jit(plain)(x, w), rtol=1e-4, atol=1e-4)
-
-
-MOVES = {  # x, kernel, stride, pads, dilation, groups: what oneDNN is asked for
-  "dense": ((2, 9, 8, 8), (3, 3, 8, 5), (2, 2), ((0, 1), (1, 1)), (1, 1), 1),
-  "pointwise, cropped": ((2, 9, 8, 8), (1, 1, 8, 5), (1, 1), ((-1, 0), (1, -2)), (1, 1), 1),
-  "pointwise": ((2, 9, 8, 8), (1, 1, 8, 5), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
-  "padded widely": ((2, 9, 8, 8), (3, 3, 8, 5), (1, 1), ((3, 4), (2, 3)), (1, 1), 1),
-  "grouped": ((2, 9, 8, 8), (3, 2, 2, 12), (1, 1), ((1, 1), (0, 1)), (2, 1), 4),
-  "grouped, stride 2": ((2, 9, 8, 8), (3, 3, 2, 12), (2, 2), ((1, 1), (1, 1)), (1, 1), 4),
-  "depthwise": ((2, 9, 8, 8), (3, 3, 1, 8), (1, 1), ((2, 2), (2, 2)), (2, 2), 8),
-}
-
-
-@pytest.mark.parametrize("name", MOVES)
-@pytest.mark.skipif(not onednn.usable(), reason="this jaxlib or processor has no use for oneDNN")
-def test_onednn_and_rows_compute_what_the_plain_operation_does(name):
-  layer = forms.Layer(*MOVES[name])
-  x, k, y = (jax.random.normal(KEY, shape) for shape in (layer.x, layer.kernel, layer.y))
-  pairs = [(forms.onednn_conv, forms.plain, (x, k))]
-  learn = forms.learn_of(forms.plain)
-  if layer.kind == "pointwise":
-    pairs += [(forms.onednn_learn, learn, (x, y))]
-  if layer.kind == "grouped":
-    pairs += [(forms.onednn_learn_grouped, learn, (x, y))]
-  if layer.kind == "depthwise":
-    pairs += [(forms.scanned_learn, learn, (x, y))]
-  if layer.stride == (1, 1):
-    pairs += [(forms.onednn_back, forms.back_of(forms.plain), (y, k))]
-  for fast, plain, arrays in pairs:
-    got, want = (jax.jit(partial(f, layer=layer))(*arrays) for f in (fast, plain))
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_derivatives_of_every_order_and_both_modes():
@@ -177,12 +145,6 @@ def test_a_convolution_under_vmap():
         want = function(*(a[i] if axis == 0 else a for a, axis in zip(args, axes)))
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
           np.testing.assert_allclose(one[i], other, rtol=1e-4, atol=1e-4)
-
-
-def test_exported_programs_do_without_onednn():
-  x, w = jnp.ones((1, 5, 5, 8)), jnp.ones((3, 3, 8, 8))
-  exported = jax.export.export(jax.jit(ops.conv), platforms=("cpu",))(x, w)
-  assert "__onednn$" not in exported.mlir_module()
 
 
 def test_other_platforms_get_the_plain_convolution_alone():

@@ -9,14 +9,6 @@ import pytest
 
 from tests import cases, test_contract
 import zoo
-from zoo.ops import onednn
-
-
-@pytest.fixture(autouse=True)
-def xla_alone(monkeypatch):
-  """As on a processor that gains nothing by oneDNN."""
-  monkeypatch.setattr(onednn, "usable", lambda: False)
-
 
 # Of few blocks, with every kind of convolution that has a form of its own.
 LEARN = {"resnet": ("resnext50_32x4d", {"depths": (1, 1, 1, 1)})} | {

@@ -8,7 +8,6 @@ layer, whatever form it takes. BUILD.md, "Speed", says which form and why.
 
 import dataclasses
 from functools import partial, reduce
-import math
 import operator
 
 import jax
@@ -16,8 +15,6 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
-
-from zoo.ops import onednn
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -132,51 +129,6 @@ def blocks(x, kernel, *, layer):
 FORMS = {"pointwise": pointwise, "depthwise": shifted, "grouped": blocks, "dense": plain}
 
 
-# What oneDNN computes.
-
-
-def onednn_conv(x, kernel, *, layer):
-  return onednn.conv(x, kernel, **layer.moves)
-
-
-def onednn_back(dy, kernel, *, layer):
-  """Stride 1: a convolution of dy with the kernel turned around, inputs for outputs."""
-  kh, kw, ci, co = layer.kernel
-  groups = layer.groups
-  kernel = kernel[::-1, ::-1].reshape(kh, kw, ci, groups, co // groups)
-  kernel = kernel.transpose(0, 1, 4, 3, 2).reshape(kh, kw, co // groups, groups * ci)
-  reach = [(k - 1) * d for k, d in zip((kh, kw), layer.dilation)]
-  pads = tuple(
-    (span - low, n + low - m)
-    for n, m, span, (low, _) in zip(layer.x[1:3], layer.y[1:3], reach, layer.pads)
-  )
-  moves = dict(stride=(1, 1), pads=pads, dilation=layer.dilation, groups=groups)
-  return onednn.conv(dy, kernel, **moves)
-
-
-def onednn_learn(x, dy, *, layer):
-  """1x1: one product."""
-  x = every(pad(x, layer.pads, 0), layer.stride)
-  dk = onednn.product(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
-  return dk.reshape(layer.kernel)
-
-
-def onednn_learn_grouped(x, dy, *, layer):
-  """The images as channels, and the channels of a group as images."""
-  b, h, w, c = layer.x
-  groups = layer.groups
-  x = x.reshape(b, h, w, groups, c // groups).transpose(4, 1, 2, 3, 0)
-  x = x.reshape(c // groups, h, w, groups * b)
-  pads = tuple(
-    (low, (m - 1) * s + (k - 1) * d + 1 - n - low)
-    for n, m, k, s, d, (low, _) in zip(
-      layer.x[1:3], layer.y[1:3], layer.kernel, layer.stride, layer.dilation, layer.pads
-    )
-  )
-  moves = dict(stride=layer.dilation, pads=pads, dilation=layer.stride, groups=groups)
-  return onednn.conv(x, dy.transpose(1, 2, 0, 3), **moves).transpose(1, 2, 0, 3)
-
-
 def scanned_learn(x, dy, *, layer):
   """Depthwise: row by row, so that what is summed stays near."""
   (kh, kw), (sh, sw), (eh, ew) = layer.kernel[:2], layer.stride, layer.dilation
@@ -198,33 +150,12 @@ def scanned_learn(x, dy, *, layer):
   return jnp.stack([total.sum(0) for total in sums]).reshape(layer.kernel)
 
 
-# Which of them (BUILD.md has the measurements). `fast`: oneDNN may be called.
-
-MANY = 2048  # pixels of a batch: with fewer, a 1x1 kernel is a product of XLA's
-
-
-def _cpu_conv(layer, fast):
-  few = layer.kind == "pointwise" and math.prod(layer.y[:3]) < MANY
-  return onednn_conv if fast and not few else FORMS[layer.kind]
-
-
-def _cpu_back(layer, fast):
-  few = layer.kind == "pointwise" and math.prod(layer.y[:3]) < MANY
-  return onednn_back if fast and layer.stride == (1, 1) and not few else back_of(FORMS[layer.kind])
-
-
-def _cpu_learn(layer, fast):
-  if layer.kind == "depthwise":
-    return scanned_learn
-  if fast and layer.kind == "pointwise" and layer.groups == 1:
-    return onednn_learn
-  if fast and layer.kind == "grouped" and (layer.stride != (1, 1) or layer.kernel[2] >= 16):
-    return onednn_learn_grouped
-  return learn_of(FORMS[layer.kind])
+def _cpu_learn(layer):
+  return scanned_learn if layer.kind == "depthwise" else learn_of(FORMS[layer.kind])
 
 
 def _primitive(name, shape, default, cpu) -> Primitive:
-  """Of two arrays and a `layer`; `cpu(layer, fast)` gives its form there."""
+  """Of two arrays and a `layer`; `cpu(layer)` gives its form there."""
   primitive = Primitive(name)
   compiled = jax.jit(primitive.bind, static_argnames="layer")
   primitive.def_impl(compiled)
@@ -234,11 +165,7 @@ def _primitive(name, shape, default, cpu) -> Primitive:
     return a.update(shape=getattr(layer, shape), weak_type=False)
 
   def on_cpu(ctx, a, b, *, layer):
-    alone = getattr(ctx.module_context.axis_context, "num_devices", 2) == 1
-    exported = ctx.module_context.lowering_parameters.for_export
-    single = ctx.avals_in[0].dtype == jnp.float32
-    fast = alone and not exported and single and onednn.usable()
-    return mlir.lower_fun(cpu(layer, fast), multiple_results=False)(ctx, a, b, layer=layer)
+    return mlir.lower_fun(cpu(layer), multiple_results=False)(ctx, a, b, layer=layer)
 
   mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False), inline=False)
   mlir.register_lowering(primitive, on_cpu, platform="cpu", inline=False)
@@ -250,8 +177,8 @@ def _primitive(name, shape, default, cpu) -> Primitive:
   return primitive
 
 
-CONV = _primitive("conv", "y", plain, _cpu_conv)
-BACK = _primitive("conv_back", "x", back_of(plain), _cpu_back)
+CONV = _primitive("conv", "y", plain, lambda layer: FORMS[layer.kind])
+BACK = _primitive("conv_back", "x", back_of(plain), lambda layer: back_of(FORMS[layer.kind]))
 LEARN = _primitive("conv_learn", "kernel", learn_of(plain), _cpu_learn)
 
 ad.defbilinear(
