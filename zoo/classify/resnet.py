@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.layers import DropPath, Numerics, dilate
-from zoo.ops.conv import every
+from zoo.ops.forms import every
 from zoo.weights import Preprocess, Weights
 
 

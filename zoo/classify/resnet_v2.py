@@ -13,7 +13,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from zoo.layers import Numerics, dilate
-from zoo.ops.conv import every
+from zoo.ops.forms import every
 from zoo.weights import Preprocess, Weights
 
 

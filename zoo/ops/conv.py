@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.ops import forms
-from zoo.ops.forms import Pads, Pair, every, pad, taps  # noqa: F401 - `every` is for strided layers elsewhere
+from zoo.ops.forms import Pads, Pair, pad, taps
 
 
 def resolve_pads(

@@ -52,10 +52,6 @@ class Layer:
       return "depthwise"
     return "grouped" if self.groups > 1 else "dense"
 
-  @property
-  def moves(self) -> dict:
-    return {name: getattr(self, name) for name in ("stride", "pads", "dilation", "groups")}
-
 
 def conv(x: jax.Array, kernel: jax.Array, **moves) -> jax.Array:
   return CONV.bind(x, kernel, layer=Layer(x.shape, kernel.shape, **moves))
