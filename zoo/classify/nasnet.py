@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from zoo.layers import DropPath, Numerics
 from zoo.ops import conv as ops
+from zoo.ops.forms import every
 from zoo.weights import Preprocess, Weights
 
 PREVIOUS, CURRENT = "previous", "current"  # the two inputs of a cell
@@ -75,7 +76,7 @@ class Path(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return self.numerics.conv(self.out, name="conv")(ops.every(x, (2, 2)))
+    return self.numerics.conv(self.out, name="conv")(every(x, (2, 2)))
 
 
 def halve(n: Numerics, x, out: int, train: bool):
