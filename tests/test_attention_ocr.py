@@ -52,7 +52,7 @@ def decoder(runtime: slim.Runtime, features: int):
     found = []
     for _ in range(steps):
       y = linear("", torch.cat([said, context], 1), CLASSES, 3.0)
-      drive = linear("lstm_cell/", torch.cat([y, state[1]], 1), 4 * HIDDEN, 12.0)
+      drive = linear("lstm_cell/", torch.cat([y, state[1]], 1), 4 * HIDDEN, 4.0)
       i, j, f, o = drive.chunk(4, 1)
       cell = torch.sigmoid(f + 1) * state[0] + torch.sigmoid(i) * torch.tanh(j)
       cell = cell.clamp(-2, 2)
