@@ -44,6 +44,9 @@ class Twin:
     import torch
 
     self.original = parity.build(self.case)
+    for module in self.original.modules():
+      if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0  # no two sides would drop the same
     parity.randomize(self.original, self.pixels(2))
     torch.set_num_threads(THREADS or torch.get_num_threads())
     torch.backends.cudnn.benchmark = True
@@ -51,6 +54,8 @@ class Twin:
     dtype = jnp.bfloat16 if self.half else jnp.float32
     fields = {**self.case.fields, "plain": False, "dtype": dtype}
     self.model = zoo.create(self.case.variant, **fields)
+    if getattr(self.model, "dropout", 0.0):
+      self.model = self.model.clone(dropout=0.0)
     self.variables = jax.tree.map(
       jnp.asarray, parity.variables_of(self.case, state, self.model, size=self.images.shape[1])
     )

@@ -1,22 +1,34 @@
 """Training: one loop, many tasks."""
 
+import ctypes.util
 import os
 import sys
 
-LARGE_PAGES = "glibc.malloc.hugetlb=1"
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+KEPT_PAGES = {"MALLOC_CONF": "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1"}  # jemalloc's
 
 
-def _begin_with_large_pages() -> None:
-  """Starts `python -m train...` anew, before anything is imported, with large pages.
+def memory() -> dict[str, str]:
+  """What the environment lacks for an allocator that suits XLA on a CPU.
 
-  XLA on a CPU maps its buffers anew in each step, and the kernel clears them by pages of 4 KB
-  unless glibc asks for large ones, which only a process's first environment can tell it: an update
-  of MobileNetV2 takes half the time (BUILD.md, "Speed"). A user's own GLIBC_TUNABLES stay.
+  XLA asks for the buffers of each step anew. glibc maps them, and the kernel clears them by pages
+  of 4 KB unless it is asked for large ones; jemalloc, where it is installed, keeps them (BUILD.md,
+  "Speed"). What a user chose stays.
   """
-  script = sys.argv[:1] == ["-m"] and "numpy" not in sys.modules  # not where train is imported
-  if script and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-    os.environ["GLIBC_TUNABLES"] = LARGE_PAGES
+  if sys.platform != "linux" or LARGE_PAGES.keys() & os.environ.keys():
+    return {}
+  jemalloc = ctypes.util.find_library("jemalloc")
+  if not jemalloc or os.environ.keys() & {"LD_PRELOAD", *KEPT_PAGES}:
+    return LARGE_PAGES
+  return {**LARGE_PAGES, **KEPT_PAGES, "LD_PRELOAD": jemalloc}
+
+
+def begin_again(environment: dict[str, str]) -> None:
+  """Starts this process anew, with more in its environment: allocators read no later one."""
+  if environment:
+    os.environ.update(environment)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-_begin_with_large_pages()
+if sys.argv[:1] == ["-m"] and "numpy" not in sys.modules:  # a script's start, no import of train
+  begin_again(memory())
