@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.ops import conv as ops
+from zoo.ops.norm import batch_norm
 
 Size = int | tuple[int, int]
 # None is the dialect's own padding, an int is that many pixels on each side.
@@ -67,6 +68,27 @@ class Affine(nn.Module):
     scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
     x, scale, bias = nn.dtypes.promote_dtype(x, scale, bias, dtype=self.dtype)
     return x * scale + bias
+
+
+class BatchNorm(nn.BatchNorm):
+  """`nn.BatchNorm` over all axes but the last, in training in the platform's fastest form."""
+
+  plain: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    if self.use_running_average or self.plain:
+      return super().__call__(x)
+    features = x.shape[-1:]
+    mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+    var = self.variable("batch_stats", "var", jnp.ones, features)
+    scale = self.param("scale", self.scale_init, features) if self.use_scale else jnp.ones(features)
+    bias = self.param("bias", self.bias_init, features)
+    y, *moments = batch_norm(x, scale, bias, self.epsilon)
+    if not self.is_initializing():
+      for kept, new in zip((mean, var), moments):
+        kept.value = self.momentum * kept.value + (1 - self.momentum) * new
+    return y.astype(self.dtype or y.dtype)
 
 
 class Deconv(nn.Module):
@@ -136,12 +158,12 @@ class Numerics:
       features, pair(kernel), pair(stride), padding, bias, init, self.dtype, self.plain, name=name
     )
 
-  def norm(self, train: bool, *, name: str) -> nn.BatchNorm | Affine:
+  def norm(self, train: bool, *, name: str) -> BatchNorm | Affine:
     if self.folded:
       return Affine(self.dtype, name=name)
-    return nn.BatchNorm(
+    return BatchNorm(
       self.freeze_norm or not train, momentum=self.momentum, epsilon=self.eps,
-      use_scale=self.norm_scale, dtype=self.dtype, name=name,
+      use_scale=self.norm_scale, dtype=self.dtype, plain=self.plain, name=name,
     )  # fmt: skip
 
   def dense(self, features: int, *, bias: bool = True, name: str) -> nn.Dense:

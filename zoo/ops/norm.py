@@ -1,4 +1,7 @@
-"""Normalisations without parameters, on [b h w c]."""
+"""Normalisations, on [b h w c]."""
+
+from functools import partial
+import math
 
 import jax
 from jax import lax
@@ -19,3 +22,81 @@ def local_response_norm(
     square, 0.0, lax.add, (1, 1, 1, size), (1, 1, 1, 1), (*((0, 0),) * 3, (half, size - 1 - half))
   )
   return x / ((constant + alpha / size * total) ** beta).astype(x.dtype)
+
+
+def batch_norm(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """[... c], [c], [c] -> x normalised by its own statistics, in float32 at least; mean, variance.
+
+  Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1.  The variance is the biased one, computed
+  as Flax does.  On a CPU x * a + b has gradients of its own that read x and y's twice; elsewhere
+  it is Flax's (x - mean) * a + bias and what autodiff makes of it (BUILD.md, "Speed").
+  Differentiable backward, as often as one likes, not forward.
+  """
+  return _batch_norm(x, scale, bias, eps)
+
+
+def _statistics(x):
+  axes = range(x.ndim - 1)
+  mean = x.mean(axes)
+  return mean, jnp.maximum(0.0, (x * x).mean(axes) - mean * mean)
+
+
+def _shifted(x, scale, bias, eps):
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean, var = _statistics(x)
+  return (x - mean) * (lax.rsqrt(var + eps) * scale) + bias, mean, var
+
+
+def _scaled(x, scale, bias, eps):
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean, var = _statistics(x)
+  root = jnp.sqrt(var + eps)
+  return x * (scale / root) + (bias * root - mean * scale) / root, mean, var
+
+
+def _shifted_gradients(x, scale, bias, mean, var, dy, dmean, dvar, eps):
+  return jax.vjp(partial(_shifted, eps=eps), x, scale, bias)[1]((dy, dmean, dvar))
+
+
+def _scaled_gradients(x, scale, bias, mean, var, dy, dmean, dvar, eps):
+  axes, count = range(x.ndim - 1), math.prod(x.shape[:-1])
+  root = jnp.sqrt(var + eps)
+  dbias = dy.sum(axes)
+  dscale = ((dy * x).sum(axes) - mean * dbias) / root
+  dvar = jnp.where(var > 0, 2 * dvar * root**2 - scale * dscale, 0.0) / (count * root**2)
+  dmean = (dmean * root - scale * dbias - count * root * mean * dvar) / (count * root)
+  return ((scale / root) * dy + dvar * x + dmean).astype(x.dtype), dscale, dbias
+
+
+# Jitted: a network has many norms of one shape, and each shape is traced once.
+
+
+@partial(jax.jit, static_argnames="eps")
+def _forward(*args, eps):
+  forms = (partial(form, eps=eps) for form in (_scaled, _shifted))
+  return lax.platform_dependent(*args, **dict(zip(("cpu", "default"), forms)))
+
+
+@partial(jax.jit, static_argnames="eps")
+def _backward(*args, eps):
+  forms = (partial(form, eps=eps) for form in (_scaled_gradients, _shifted_gradients))
+  return lax.platform_dependent(*args, **dict(zip(("cpu", "default"), forms)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x, scale, bias, eps):
+  return _forward(x, scale, bias, eps=eps)
+
+
+def _kept(x, scale, bias, eps):
+  y, mean, var = _forward(x, scale, bias, eps=eps)
+  return (y, mean, var), (x, scale, bias, mean, var)
+
+
+def _gradients(eps, kept, cotangents):
+  return _backward(*kept, *cotangents, eps=eps)
+
+
+_batch_norm.defvjp(_kept, _gradients)
