@@ -33,12 +33,14 @@ def naive_conv(x, kernel, stride, pads, dilation, groups):
 FORMS = {  # groups, kernel, stride, padding, dilation, features
   "dense": (1, (3, 3), (2, 2), "SAME", (1, 1), 5),
   "pointwise": (1, (1, 1), (2, 2), "VALID", (1, 1), 5),
+  "pointwise, wider": (1, (1, 1), (1, 1), "VALID", (1, 1), 12),
   "pointwise padded": (1, (1, 1), (1, 1), ((1, 1), (1, 1)), (1, 1), 5),
   "pointwise grouped": (4, (1, 1), (1, 1), "VALID", (1, 1), 12),
   "depthwise": (8, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 8),
   "depthwise even, stride 2": (8, (3, 3), (2, 2), "SAME", (1, 1), 8),
   "depthwise dilated": (8, (5, 3), (1, 1), ((4, 4), (2, 2)), (2, 2), 8),
   "grouped": (4, (3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 12),
+  "grouped dilated": (2, (3, 2), (1, 2), "SAME", (2, 1), 6),
   "depthwise, two outputs a channel": (8, (3, 3), (1, 1), "SAME", (1, 1), 16),
 }
 
@@ -120,6 +122,9 @@ def test_groups_join_into_blocks_of_bounded_width():
   assert "feature_group_count = 32" not in text
   plain = partial(fast, plain=True)
   np.testing.assert_allclose(jax.jit(fast)(x, w), jax.jit(plain)(x, w), rtol=1e-4, atol=1e-4)
+  x = jax.random.normal(KEY, x.shape)
+  slope = lambda run: jax.jit(jax.grad(lambda w: jnp.sum(jnp.sin(run(x, w, stride=(2, 2))))))(w)
+  np.testing.assert_allclose(slope(fast), slope(plain), rtol=1e-4, atol=1e-4)
 
 
 def test_derivatives_of_every_order_and_both_modes():

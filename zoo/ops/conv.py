@@ -126,7 +126,8 @@ def _largest_forward(x, kernel, stride, pads):
   for number, tap in enumerate(others, 1):
     winner = jnp.where(tap > largest, winner.dtype.type(number), winner)
     largest = jnp.maximum(largest, tap)
-  return largest, (x, winner)
+  # The remainder changes nothing, but it is dear to XLA, which else computes winners for each tap.
+  return largest, (x, lax.rem(winner, winner.dtype.type(len(others) + 1)))
 
 
 def _largest_backward(kernel, stride, pads, saved, dy):

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
-# Neighbouring groups are joined into dense blocks of at most this many channels (BUILD.md).
-BLOCK = 32
+# Neighbouring groups are joined into dense blocks of at most so many channels (BUILD.md).
+BLOCK, STRIDED_BLOCK = 16, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def blocks(x, kernel, *, layer):
   """Grouped: neighbouring groups as one dense convolution with a block-diagonal kernel."""
   kh, kw, ci, features = kernel.shape
   groups, co = layer.groups, features // layer.groups
-  join = max(j for j in range(1, groups + 1) if groups % j == 0 and (j == 1 or j * ci <= BLOCK))
+  join = joined(layer, BLOCK if layer.stride == (1, 1) else STRIDED_BLOCK)
   eye = jnp.eye(join, dtype=kernel.dtype)
   dense = jnp.einsum(
     "hwcbgf,gk->bhwkcgf", kernel.reshape(kh, kw, ci, groups // join, join, co), eye
@@ -120,6 +120,12 @@ def blocks(x, kernel, *, layer):
   parts = jnp.split(x, groups // join, axis=-1)
   one = dataclasses.replace(layer, groups=1)
   return jnp.concatenate([plain(p, k, layer=one) for p, k in zip(parts, dense)], axis=-1)
+
+
+def joined(layer, channels: int) -> int:
+  """How many groups have at most so many channels, or one."""
+  groups, wide = layer.groups, layer.kernel[2]
+  return max(j for j in range(1, groups + 1) if groups % j == 0 and (j == 1 or j * wide <= channels))
 
 
 FORMS = {"pointwise": pointwise, "depthwise": shifted, "grouped": blocks, "dense": plain}
@@ -146,6 +152,19 @@ def scanned_learn(x, dy, *, layer):
   return jnp.stack([total.sum(0) for total in sums]).reshape(layer.kernel)
 
 
+def columns_learn(x, dy, *, layer):
+  """Grouped: what the taps of a block see side by side, one product, and its diagonal."""
+  kh, kw, ci, features = layer.kernel
+  join = joined(layer, BLOCK)
+  parts, count = layer.groups // join, kh * kw
+  xs, dys = jnp.split(pad(x, layer.pads, 0), parts, -1), jnp.split(dy, parts, -1)
+  columns = (jnp.concatenate([*taps(x, (kh, kw), layer.stride, layer.dilation)], -1) for x in xs)
+  rows = lambda x: x.reshape(-1, x.shape[-1])
+  found = jnp.stack([rows(dy).T @ rows(x) for dy, x in zip(dys, columns)])
+  found = found.reshape(parts, join, features // layer.groups, count, join, ci)
+  return jnp.einsum("bgftgc->tcbgf", found).reshape(layer.kernel)
+
+
 def product_learn(x, dy, *, layer):
   """1x1: the narrower side's rows first; XLA would turn the product around without the barrier."""
   x = every(pad(x, layer.pads, 0), layer.stride).reshape(-1, layer.x[-1])
@@ -158,6 +177,8 @@ def product_learn(x, dy, *, layer):
 def _cpu_learn(layer):
   if layer.kind == "pointwise" and layer.groups == 1:
     return product_learn
+  if layer.kind == "grouped" and layer.stride != (1, 1):
+    return columns_learn
   return scanned_learn if layer.kind == "depthwise" else learn_of(FORMS[layer.kind])
 
 
