@@ -127,6 +127,22 @@ def test_groups_join_into_blocks_of_bounded_width():
   np.testing.assert_allclose(slope(fast), slope(plain), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
+def test_large_kernels_of_3x3_go_by_tiles(padding):
+  x, w = jax.random.normal(KEY, (2, 33, 30, 128)), jax.random.normal(KEY, (3, 3, 128, 130)) / 34
+  run = partial(ops.conv, padding=padding)
+  assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
+  half = [a.astype(jnp.bfloat16) for a in (x, w)]
+  assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
+
+  def all_of(plain):
+    loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
+    return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
+
+  for got, want in zip(all_of(False), all_of(True)):
+    assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
+
+
 def test_derivatives_of_every_order_and_both_modes():
   x, w = jax.random.normal(KEY, (2, 6, 5, 4)), jax.random.normal(KEY, (3, 3, 1, 4))
   run = partial(ops.conv, groups=4, stride=(2, 1))

@@ -46,7 +46,7 @@ def conv(
   pads = resolve_pads(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
   args = dict(stride=tuple(stride), pads=pads, dilation=tuple(dilation), groups=groups)
   if plain:
-    return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, **args))
+    return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, x.dtype, **args))
   return forms.conv(x, kernel, **args)
 
 
