@@ -43,10 +43,15 @@ def _statistics(x):
   return mean, jnp.maximum(0.0, (x * x).mean(axes) - mean * mean)
 
 
+def shifted(x, scale, bias, mean, var, eps):
+  """x by given statistics, as Flax does."""
+  return (x - mean) * (lax.rsqrt(var + eps) * scale) + bias
+
+
 def _shifted(x, scale, bias, eps):
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   mean, var = _statistics(x)
-  return (x - mean) * (lax.rsqrt(var + eps) * scale) + bias, mean, var
+  return shifted(x, scale, bias, mean, var, eps), mean, var
 
 
 def _scaled(x, scale, bias, eps):
