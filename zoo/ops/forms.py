@@ -20,8 +20,9 @@ import jax.numpy as jnp
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
-# Neighbouring groups are joined into dense blocks of at most so many channels (BUILD.md).
-BLOCK, STRIDED_BLOCK = 16, 32
+# Neighbouring groups are joined into dense blocks of at most so many channels; in layers of more
+# than `MANY` they are of twice as many, for each block is compiled by itself (BUILD.md).
+BLOCK, MANY = 16, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ def blocks(x, kernel, *, layer):
   """Grouped: neighbouring groups as one dense convolution with a block-diagonal kernel."""
   kh, kw, ci, features = kernel.shape
   groups, co = layer.groups, features // layer.groups
-  join = joined(layer, BLOCK if layer.stride == (1, 1) else STRIDED_BLOCK)
+  join = joined(layer, BLOCK if layer.stride == (1, 1) else 2 * BLOCK)
   eye = jnp.eye(join, dtype=kernel.dtype)
   dense = jnp.einsum(
     "hwcbgf,gk->bhwkcgf", kernel.reshape(kh, kw, ci, groups // join, join, co), eye
@@ -162,6 +163,8 @@ def _both_ways(turn, grid):
 
 def joined(layer, channels: int) -> int:
   """How many groups have at most so many channels, or one."""
+  if layer.x[-1] > MANY:
+    channels = 2 * BLOCK
   fits = max(1, channels // layer.kernel[2])
   return max(j for j in range(1, fits + 1) if layer.groups % j == 0)
 
