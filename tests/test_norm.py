@@ -23,9 +23,9 @@ def test_local_response_norm():
   assert norm.local_response_norm(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def images(shape=(4, 5, 3, 6)):
+def images():
   rng = np.random.default_rng(0)
-  x = rng.normal(size=shape) * rng.uniform(0.5, 3, shape[-1]) + rng.normal(size=shape[-1])
+  x = rng.normal(size=(4, 5, 3, 6)) * rng.uniform(0.5, 3, 6) + rng.normal(size=6)
   return jnp.asarray(x, jnp.float32)
 
 
@@ -43,8 +43,7 @@ def test_batch_norm_is_that_of_flax(fields, dtype):
   )
 
   def loss(params, x, layer):
-    variables_ = {**variables, "params": params}
-    y, moved = layer.apply(variables_, x.astype(dtype), mutable="batch_stats")
+    y, moved = layer.apply({**variables, "params": params}, x.astype(dtype), mutable="batch_stats")
     assert y.dtype == dtype
     return jnp.sum(jnp.sin(y.astype(jnp.float32))), (y, moved)
 

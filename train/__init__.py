@@ -17,10 +17,9 @@ def memory() -> dict[str, str]:
   """
   if sys.platform != "linux" or LARGE_PAGES.keys() & os.environ.keys():
     return {}
-  jemalloc = ctypes.util.find_library("jemalloc")
-  if not jemalloc or os.environ.keys() & {"LD_PRELOAD", *KEPT_PAGES}:
-    return LARGE_PAGES
-  return {**LARGE_PAGES, **KEPT_PAGES, "LD_PRELOAD": jemalloc}
+  own = os.environ.keys() & {"LD_PRELOAD", *KEPT_PAGES}
+  jemalloc = None if own else ctypes.util.find_library("jemalloc")
+  return LARGE_PAGES | (KEPT_PAGES | {"LD_PRELOAD": jemalloc} if jemalloc else {})
 
 
 def begin_again(environment: dict[str, str]) -> None:

@@ -82,11 +82,11 @@ class BatchNorm(nn.BatchNorm):
     bias = self.param("bias", self.bias_init, features)
     if self.use_running_average:
       y = norm.shifted(x, scale, bias, mean.value, var.value, self.epsilon)
-      return y.astype(self.dtype or y.dtype)
-    y, *moments = norm.batch_norm(x, scale, bias, self.epsilon)
-    if not self.is_initializing():
-      for kept, new in zip((mean, var), moments):
-        kept.value = self.momentum * kept.value + (1 - self.momentum) * new
+    else:
+      y, *moments = norm.batch_norm(x, scale, bias, self.epsilon)
+      if not self.is_initializing():
+        for kept, new in zip((mean, var), moments):
+          kept.value = self.momentum * kept.value + (1 - self.momentum) * new
     return y.astype(self.dtype or y.dtype)
 
 

@@ -49,11 +49,24 @@ class Layer:
 
   @property
   def kind(self) -> str:
+    """Which row of the tables below it takes on a CPU."""
     if self.kernel[:2] == (1, 1):
-      return "pointwise"
+      return "pointwise" if self.groups == 1 else "pointwise grouped"
     if self.groups == self.x[-1] == self.kernel[-1]:
       return "depthwise"
-    return "grouped" if self.groups > 1 else "dense"
+    if self.groups > 1:
+      return "grouped" if self.stride == (1, 1) else "grouped strided"
+    return "tiled" if self._tiled else "dense"
+
+  @property
+  def _tiled(self) -> bool:
+    """Whether `tiles` can, and is the faster."""
+    b, h, w, features = self.y
+    simple = self.kernel[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
+    inside = all(0 <= side <= 2 for pads in self.pads for side in pads)
+    large = min(self.x[-1], features) >= 128 and b * -(-h // 2) * -(-w // 2) >= 256
+    exact = self.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
+    return simple and inside and large and exact
 
 
 def conv(x: jax.Array, kernel: jax.Array, **moves) -> jax.Array:
@@ -169,9 +182,6 @@ def joined(layer, channels: int) -> int:
   return max(j for j in range(1, fits + 1) if layer.groups % j == 0)
 
 
-FORMS = {"pointwise": pointwise, "depthwise": shifted, "grouped": blocks, "dense": plain}
-
-
 def scanned_learn(x, dy, *, layer):
   """Depthwise: row by row, so that what is summed stays near."""
   (kh, kw), (sh, sw), (eh, ew) = layer.kernel[:2], layer.stride, layer.dilation
@@ -215,32 +225,23 @@ def product_learn(x, dy, *, layer):
   return lax.optimization_barrier(dy.T @ x).T.reshape(layer.kernel)
 
 
-def _tiled(layer) -> bool:
-  """Whether `tiles` is the faster."""
-  b, h, w, features = layer.y
-  simple = layer.kernel[:2] == (3, 3) and layer.stride == layer.dilation == (1, 1)
-  inside = all(0 <= side <= 2 for pads in layer.pads for side in pads)
-  large = min(layer.x[-1], features) >= 128 and b * -(-h // 2) * -(-w // 2) >= 256
-  exact = layer.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
-  return simple and layer.groups == 1 and inside and large and exact
-
-
-def _cpu_form(layer):
-  return tiles if _tiled(layer) else FORMS[layer.kind]
+FORMS = {
+  "pointwise": pointwise, "pointwise grouped": pointwise, "depthwise": shifted, "grouped": blocks,
+  "grouped strided": blocks, "tiled": tiles, "dense": plain,
+}  # fmt: skip
+# Where autodiff of the form is not the fastest.
+BACKS = {"tiled": tiled_back}
+LEARNS = {
+  "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn
+}  # fmt: skip
 
 
 def _cpu_back(layer):
-  return tiled_back if _tiled(layer) else back_of(FORMS[layer.kind])
+  return BACKS.get(layer.kind) or back_of(FORMS[layer.kind])
 
 
 def _cpu_learn(layer):
-  if _tiled(layer):
-    return learn_of(tiles)
-  if layer.kind == "pointwise" and layer.groups == 1:
-    return product_learn
-  if layer.kind == "grouped" and layer.stride != (1, 1):
-    return columns_learn
-  return scanned_learn if layer.kind == "depthwise" else learn_of(FORMS[layer.kind])
+  return LEARNS.get(layer.kind) or learn_of(FORMS[layer.kind])
 
 
 def _primitive(name, shape, default, cpu) -> Primitive:
@@ -266,7 +267,7 @@ def _primitive(name, shape, default, cpu) -> Primitive:
   return primitive
 
 
-CONV = _primitive("conv", "y", plain, _cpu_form)
+CONV = _primitive("conv", "y", plain, lambda layer: FORMS[layer.kind])
 BACK = _primitive("conv_back", "x", back_of(plain), _cpu_back)
 LEARN = _primitive("conv_learn", "kernel", learn_of(plain), _cpu_learn)
 
