@@ -1,7 +1,7 @@
 """Images a second and core of the training input, beside the usual ones: python -m bench.input
 
-All read the same JPEG files, one after the other in one process, and give batches of random resized
-crops with flips:
+All read the same JPEG files and give batches of random resized crops with flips, each in a process
+of its own: TensorFlow's threads took an eighth of the time of whatever ran beside them.
 
   flaxzoo      as train.classify does: uint8
   pillow       our pipeline, with Pillow's decoding and resizing in place of ours: uint8
@@ -9,22 +9,27 @@ crops with flips:
                usual recipe has them
   torch v2     the same with transforms.v2, uint8
   tf.data      decode_and_crop_jpeg and a bilinear resize without antialiasing, uint8
+  tf.data area the same with a resize that averages what it shrinks, as all the others smooth it
 
-The last three run where torch, torchvision and tensorflow are installed. Seconds are of the
+The last four run where torch, torchvision and tensorflow are installed. Seconds are of the
 processor, so other programs disturb little; all take turns, and the best of the rounds counts.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+import contextlib
 import cProfile
+from functools import partial
 import io
 import itertools
+import multiprocessing
 from pathlib import Path
 import pstats
 import tempfile
 import time
-from unittest import mock
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -95,7 +100,7 @@ def _torch(source: FolderSource, view: Callable) -> Iterator:
     yield from torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True, drop_last=True)
 
 
-def tf_data(source: FolderSource, size: int) -> Iterator:
+def tf_data(source: FolderSource, size: int, method: str = "bilinear") -> Iterator:
   import tensorflow as tf
 
   def view(path, label):
@@ -105,7 +110,8 @@ def tf_data(source: FolderSource, size: int) -> Iterator:
       aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True,
     )  # fmt: skip
     box = tf.concat([begin[:2], extent[:2]], 0)
-    image = tf.image.resize(tf.image.decode_and_crop_jpeg(data, box, channels=3), (size, size))
+    image = tf.image.decode_and_crop_jpeg(data, box, channels=3)
+    image = tf.image.resize(image, (size, size), method)
     return tf.cast(tf.image.random_flip_left_right(image), tf.uint8), label
 
   paths = [str(source.root / key) for key in source.keys]
@@ -118,17 +124,30 @@ def tf_data(source: FolderSource, size: int) -> Iterator:
 
 
 COMPETITORS = {
-  "flaxzoo": ours, "pillow": ours, "torch v1": torch_v1, "torch v2": torch_v2, "tf.data": tf_data
+  "flaxzoo": ours, "pillow": ours, "torch v1": torch_v1, "torch v2": torch_v2, "tf.data": tf_data,
+  "tf.data area": partial(tf_data, method="area"),
 }  # fmt: skip
 
 
-def rate(name: str, batches: Iterator, count: int) -> float:
-  """Images a second of processor time."""
-  view = pillow_view if name == "pillow" else transforms.train_view
+def begin(name: str, source: FolderSource, size: int) -> None:
+  """In a process of its own: imports, and the first touch of the files."""
+  global _batches
+  importable(name)
+  cv2.setNumThreads(0)
+  if name == "pillow":
+    transforms.train_view = pillow_view
+  _batches = COMPETITORS[name](source, size)
+  rate(1)
+
+
+def rate(count: int, profile: bool = False) -> float:
+  """Images a second of the process's time."""
   start = time.process_time()
-  with mock.patch.object(transforms, "train_view", view):
-    for _ in itertools.islice(batches, count):
+  with cProfile.Profile() if profile else contextlib.nullcontext() as profiled:
+    for _ in itertools.islice(_batches, count):
       pass
+  if profile:
+    pstats.Stats(profiled).sort_stats("tottime").print_stats(10)
   return BATCH * count / (time.process_time() - start)
 
 
@@ -139,7 +158,7 @@ def importable(name: str) -> bool:
       from convert.commands.originals import import_torchvision
 
       import_torchvision()
-    elif name == "tf.data":
+    elif name.startswith("tf.data"):
       import tensorflow  # noqa: F401
   except (ImportError, RuntimeError, OSError, ValueError) as error:
     print(f"{name}: left out, {str(error).splitlines()[0]}")
@@ -158,22 +177,24 @@ def main() -> None:
   options = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     source = photographs(Path(folder), options.count, options.height, options.width)
-    running = {
-      name: make(source, options.size) for name, make in COMPETITORS.items() if importable(name)
-    }
-    for name, batches in running.items():  # imports and the first touch of the files
-      rate(name, batches, 1)
-    best = dict.fromkeys(running, 0.0)
-    for _ in range(options.rounds):
-      for name, batches in running.items():
-        best[name] = max(best[name], rate(name, batches, max(1, min(options.count, 256) // BATCH)))
-    if options.profile:
-      with cProfile.Profile() as profile:
-        rate("flaxzoo", running["flaxzoo"], max(1, options.count // BATCH))
-      pstats.Stats(profile).sort_stats("tottime").print_stats(10)
+    names = [name for name in COMPETITORS if importable(name)]
+    count = max(1, min(options.count, 256) // BATCH)
+    best = dict.fromkeys(names, 0.0)
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+      pools = {
+        name: stack.enter_context(
+          ProcessPoolExecutor(1, spawn, begin, (name, source, options.size))
+        ) for name in names
+      }  # fmt: skip
+      for _ in range(options.rounds):
+        for name, pool in pools.items():
+          best[name] = max(best[name], pool.submit(rate, count).result())
+      if options.profile:
+        pools["flaxzoo"].submit(rate, max(1, options.count // BATCH), True).result()
   for name, images in best.items():
     print(
-      f"{name:9} {images:6.0f} images a second and core, ours {best['flaxzoo'] / images:5.2f} x"
+      f"{name:12} {images:6.0f} images a second and core, ours {best['flaxzoo'] / images:5.2f} x"
     )
 
 

@@ -284,13 +284,38 @@ def test_reduced_decoding_shows_the_same_crop(orientation, height, width):
     box = header.stored_box(
       *transforms.crop_box(np.random.default_rng(seed), *header.upright, Augment())
     )
-    _, factor = transforms._decode_reduced(data, header, min(box[2:]) / 32)
+    _, factor = transforms._decode_reduced(data, header, min(box[2:]) / 32, header.height)
     top, left, h, w = (v // factor * factor for v in box)
     want = transforms.resize(stored[top : top + h, left : left + w], 32)
     assert np.abs(view.astype(int) - transforms._upright(want, orientation)).mean() < 0.6
     assert min(box[2:]) / factor >= 32
     factors.add(factor)
   assert max(factors) > 2
+
+
+@pytest.mark.parametrize("options", [
+  {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"restart_marker_blocks": 3},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_rows_below_a_crop_are_not_decoded_and_change_nothing(options, factor):
+  data = jpeg(133, 90, **options)
+  header = transforms.read_jpeg_header(data)
+  whole, _ = transforms._decode_reduced(data, header, factor, header.height)
+  assert whole.shape == (-(-133 // factor), -(-90 // factor), 3)
+  for bottom in range(1, 134):
+    top, reduced = transforms._decode_reduced(data, header, factor, bottom)
+    assert reduced == factor and len(top) <= (bottom - 1) // factor + 3
+    np.testing.assert_array_equal(top[: bottom // factor], whole[: bottom // factor])
+
+
+def test_files_that_are_not_whole_or_not_baseline_are_read_to_the_end():
+  assert transforms.read_jpeg_header(jpeg(64, 48)).height_at is not None
+  assert transforms.read_jpeg_header(jpeg(64, 48, progressive=True)).height_at is None
+  short = jpeg(64, 48)[:-40]
+  assert transforms.read_jpeg_header(short).height_at is None
+  rng = np.random.default_rng(0)
+  with pytest.raises(transforms.UnreadableImage, match="cut short"):
+    transforms.train_view(short, rng, 8, Augment(scale=(0.08, 0.09)))
 
 
 def test_resize_averages_when_shrinking_and_interpolates_when_enlarging():

@@ -42,7 +42,8 @@ class FolderSource:
     return len(self.keys)
 
   def __getitem__(self, index: int) -> Row:
-    return {"image": (self.root / self.keys[index]).read_bytes(), "label": int(self.labels[index])}
+    with open(f"{self.root}/{self.keys[index]}", "rb", buffering=0) as file:
+      return {"image": file.read(), "label": int(self.labels[index])}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,20 @@ is drawn from seed and epoch, the noise of a row from seed and its running numbe
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 
 AHEAD = 4  # batches that are prepared while the device works
 Row = dict[str, np.ndarray]
+
+
+@lru_cache(maxsize=2)
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+  """[count] int64: all rows in the order of an epoch; threads share it."""
+  order = np.random.default_rng((seed, epoch)).permutation(count)
+  order.flags.writeable = False
+  return order
 
 
 def train_rows(
@@ -26,7 +35,7 @@ def train_rows(
   per_epoch, step = count // batch, start_step
   while True:
     epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
+    order = permutation(count, seed, epoch)
     some = [
       (int(row), np.random.default_rng((seed, 1, step * batch + i)))
       for i, row in enumerate(order[place * batch : (place + 1) * batch])

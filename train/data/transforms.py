@@ -32,6 +32,7 @@ WHITE = (255, 255, 255, 255)
 SIDEWAYS = (5, 6, 7, 8)
 BOTTOM_UP = (3, 4, 7, 8)
 RIGHT_TO_LEFT = (2, 3, 6, 7)
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of a JPEG that say its size
 
 
 class UnreadableImage(ValueError):
@@ -71,6 +72,7 @@ class Jpeg:
   height: int  # as stored, before turning
   width: int
   orientation: int  # the EXIF tag, 1..8
+  height_at: int | None = None  # where the header says it; None but in a whole file in one scan
 
   @property
   def upright(self) -> tuple[int, int]:
@@ -114,21 +116,26 @@ def read_jpeg_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Jpeg | None:
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     if colorspace != "YCbCr" or height * width > max_pixels:
       return None
-    head = data[: _pixels_begin(data)]
+    pixels_begin, frame = _segments(data)
+    # Of a baseline file up to its end mark, that has no second scan of the same pixels.
+    height_at = frame + 5 if data[frame + 1] == 0xC0 and data[-2:] == b"\xff\xd9" else None
+    head = data[:pixels_begin]
     if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:  # the latter is of XMP
-      return Jpeg(height, width, 1)
+      return Jpeg(height, width, 1, height_at)
     with Image.open(io.BytesIO(data)) as image:
-      return Jpeg(height, width, _orientation(image))
+      return Jpeg(height, width, _orientation(image), height_at)
   except (ValueError, OSError):
     return None
 
 
-def _pixels_begin(data: bytes) -> int:
-  """Where the segments of a JPEG end that stand before its pixels."""
-  at = 2
+def _segments(data: bytes) -> tuple[int, int]:
+  """Where the segments of a JPEG end that stand before its pixels, and where its frame begins."""
+  at, frame = 2, 0
   while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+    if data[at + 1] in FRAMES:
+      frame = at
     at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-  return at
+  return at, frame
 
 
 def _open(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
@@ -254,7 +261,7 @@ def train_view(
     view = resize(image[top : top + height, left : left + width], size)
   else:  # cut and resized as it is stored; the crop moves to whole pixels of the reduced picture
     box = jpeg.stored_box(*crop_box(rng, *jpeg.upright, augment))
-    image, factor = _decode_reduced(data, jpeg, min(box[2:]) / size)
+    image, factor = _decode_reduced(data, jpeg, min(box[2:]) / size, box[0] + box[2])
     top, left, height, width = (v // factor for v in box)
     view = resize(image[top : top + height, left : left + width], size)
     view = _upright(view, jpeg.orientation)
@@ -285,14 +292,34 @@ def erased(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return view
 
 
-def _decode_reduced(data: bytes, jpeg: Jpeg, limit: float) -> tuple[np.ndarray, int]:
-  """Stored pixels at 1/factor of the size, and the factor: 1, 2, 4 or 8, `limit` at most."""
+def _decode_reduced(
+  data: bytes, jpeg: Jpeg, limit: float, bottom: int
+) -> tuple[np.ndarray, int]:
+  """Stored pixels at 1/factor of the size, down to row `bottom` of the full size or further, and
+  the factor: 1, 2, 4 or 8, `limit` at most.
+  """
   factor = max(f for f in (1, 2, 4, 8) if f <= max(limit, 1))
-  height, width = math.ceil(jpeg.height / factor), math.ceil(jpeg.width / factor)
+  # Colour is interpolated between rows: the last one would miss the next.
+  rows, strict = min(bottom + 2 * factor, jpeg.height), True
+  if jpeg.height_at is not None and rows < jpeg.height:
+    data, strict = _cut(data, jpeg.height_at, rows), False
+  else:
+    rows = jpeg.height
+  height, width = math.ceil(rows / factor), math.ceil(jpeg.width / factor)
   try:
     if factor == 1:
-      return simplejpeg.decode_jpeg(data), 1
+      return simplejpeg.decode_jpeg(data, strict=strict), 1
     # Of the sizes that libjpeg offers, the least that is not below these: just these.
-    return simplejpeg.decode_jpeg(data, min_height=height, min_width=width), factor
+    return simplejpeg.decode_jpeg(
+      data, min_height=height, min_width=width, strict=strict
+    ), factor
   except ValueError:
     return _open(data, MAX_PIXELS)[0], 1  # damaged: see `decode`
+
+
+def _cut(data: bytes, height_at: int, rows: int) -> bytes:
+  """A JPEG that says to have `rows` rows: its decoder stops there, and what is more is a warning.
+
+  Most of the time goes into the entropy code, which has to be read from the top.
+  """
+  return data[:height_at] + rows.to_bytes(2, "big") + data[height_at + 2 :]
