@@ -9,7 +9,7 @@ It departs from torchvision's in two ways, for speed: what is shrunk is smoothed
 each direction and then interpolated, instead of by an antialiased triangle, and a photograph of
 many more pixels than the network takes is decoded at a half, quarter or eighth of its size, which
 the JPEG format allows. On photographs shrunk 1.2 to 2 times, the first differs from the triangle by
-0.2 to 0.8 grey levels on average, where OpenCV's averages by area differ by 0.5 to 2 and take three
+0.3 to 1 grey levels on average, where OpenCV's averages by area differ by 0.5 to 2 and take three
 times as long.
 The evaluation view is `zoo.Preprocess.crop`, which departs in nothing.
 """
