@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo.ops import conv as ops
 from zoo.ops import norm
+from zoo.ops.materialized import materialized
 
 Size = int | tuple[int, int]
 # None is the dialect's own padding, an int is that many pixels on each side.
@@ -168,6 +169,10 @@ class Numerics:
 
   def dense(self, features: int, *, bias: bool = True, name: str) -> nn.Dense:
     return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
+
+  def materialized(self, x):
+    """A residual block's sum, which all later blocks of its stage read."""
+    return x if self.plain else materialized(x)
 
   def max_pool(self, x, kernel: Size, stride: Size, *, padding: Padding = None, ceil=False):
     pads = self.pads(padding, kernel)

@@ -35,7 +35,7 @@ class Block(nn.Module):
     y = n.conv(self.features, name="conv3")(pre(3, y))
     if self.stride > 1 or x.shape[-1] != self.features:
       x = n.conv(self.features, 1, self.stride, name="downsample_0")(active)
-    return x + y
+    return n.materialized(x + y)
 
 
 class Attention(nn.Module):

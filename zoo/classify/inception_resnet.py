@@ -32,7 +32,7 @@ class Residual(nn.Module):
     ys = [chain(x, f"branch{i}", *layers) for i, layers in enumerate(self.branches)]
     y = n.conv(x.shape[-1], bias=True, name="conv2d")(jnp.concatenate(ys, axis=-1))
     x = x + self.scale * y
-    return n.act(x) if self.activate else x
+    return n.materialized(n.act(x)) if self.activate else x
 
 
 def stem(image, ends, chain: Chains):

@@ -93,7 +93,7 @@ class MultiWay(nn.Module):
     for i in range(2):
       block = Inception(self.paths, self.numerics, name=f"blocks_{i}")
       y = y + self.scale * block(x, train=train)
-    return self.numerics.act(y)
+    return self.numerics.materialized(self.numerics.act(y))
 
 
 class SharedConv(nn.Module):
@@ -140,7 +140,7 @@ class Poly(nn.Module):
       x = last(y, train=train)
       total = total + self.scale * x
       x = n.act(x)
-    return n.act(total)
+    return n.materialized(n.act(total))
 
 
 class Reduction(nn.Module):

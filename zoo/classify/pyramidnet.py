@@ -36,7 +36,7 @@ class Block(nn.Module):
       y = norm(name="bn3")(conv(self.width, 3, name="conv2")(n.act(y)))
     if self.stride > 1:
       x = n.avg_pool(x, 2, self.stride, padding=0, ceil=True)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1]))) + y
+    return n.materialized(jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1]))) + y)
 
 
 class PyramidNet(nn.Module):

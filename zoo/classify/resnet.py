@@ -53,7 +53,7 @@ class Block(nn.Module):
       x = every(x, (self.stride, self.stride))
     elif self.stride > 1 or x.shape[-1] != out:
       x = norm(name="downsample_1")(conv(out, 1, self.stride, name="downsample_0")(x))
-    return n.act(x + DropPath(self.drop_path)(y, train=train))
+    return n.materialized(n.act(x + DropPath(self.drop_path)(y, train=train)))
 
 
 class ResNet(nn.Module):

@@ -49,7 +49,7 @@ class Block(nn.Module):
       x = conv(out, 1, self.stride, bias=self.bias, name="downsample_0")(active)
     elif self.stride > 1:
       x = every(x, (self.stride, self.stride))
-    return x + y
+    return n.materialized(x + y)
 
 
 class ResNetV2(nn.Module):

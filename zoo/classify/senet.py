@@ -44,7 +44,7 @@ class Block(nn.Module):
       kernel = self.down_kernel if self.stride > 1 or stage > 1 else 1
       x = conv(out, kernel, self.stride, dilation=here, name="downsample_0")(x)
       x = norm(name="downsample_1")(x)
-    return n.act(x + y)
+    return n.materialized(n.act(x + y))
 
 
 class SENet(nn.Module):

@@ -211,7 +211,7 @@ class YOLO(nn.Module):
       case Route(layers):
         return jnp.concatenate([outs[i] for i in layers], -1)
       case Add():
-        return x + outs[-3]
+        return n.materialized(x + outs[-3])
       case Up():
         return x.repeat(2, 1).repeat(2, 2)
       case Reorg():
