@@ -29,7 +29,6 @@ import pstats
 import tempfile
 import time
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -133,7 +132,6 @@ def begin(name: str, source: FolderSource, size: int) -> None:
   """In a process of its own: imports, and the first touch of the files."""
   global _batches
   importable(name)
-  cv2.setNumThreads(0)
   if name == "pillow":
     transforms.train_view = pillow_view
   _batches = COMPETITORS[name](source, size)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from train.data.detection import BoxSource
 from train.data.lines import AHEAD
+from train.data.threaded import permutation
 from zoo.detect.found import Place, place
 from zoo.ops.roi import window
 from zoo.weights import Preprocess
@@ -233,7 +234,7 @@ def train_batches(
     step = start_step
     while True:
       epoch, at = divmod(step, per_epoch)
-      order = np.random.default_rng((seed, 0, epoch)).permutation(len(source))
+      order = permutation(len(source), seed, 0, epoch)
       size = preprocess.size
       if sizes:
         size = int(np.random.default_rng((seed, 1, step // 10)).choice(sizes))

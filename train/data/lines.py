@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from train.data import transforms
+from train.data.threaded import permutation
 from zoo.text import charset
 
 AHEAD = 4  # batches that are prepared while the device works
@@ -133,7 +134,7 @@ def train_batches(
     step = start_step
     while True:
       epoch, place = divmod(step, per_epoch)
-      order = np.random.default_rng((seed, epoch)).permutation(len(lines.keys))
+      order = permutation(len(lines.keys), seed, epoch)
       yield order[place * batch : (place + 1) * batch][process_index::process_count]
       step += 1
 

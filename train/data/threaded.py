@@ -16,9 +16,9 @@ Row = dict[str, np.ndarray]
 
 
 @lru_cache(maxsize=2)
-def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-  """[count] int64: all rows in the order of an epoch; threads share it."""
-  order = np.random.default_rng((seed, epoch)).permutation(count)
+def permutation(count: int, *key: int) -> np.ndarray:
+  """[count] int64: all rows in the order that `key` draws, of seed and epoch; threads share it."""
+  order = np.random.default_rng(key).permutation(count)
   order.flags.writeable = False
   return order
 

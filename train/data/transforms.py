@@ -72,7 +72,7 @@ class Jpeg:
   height: int  # as stored, before turning
   width: int
   orientation: int  # the EXIF tag, 1..8
-  height_at: int | None = None  # where the header says it; None but in a whole file in one scan
+  height_at: int | None = None  # where the header says it; None but in a whole baseline file
 
   @property
   def upright(self) -> tuple[int, int]:
@@ -117,7 +117,7 @@ def read_jpeg_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Jpeg | None:
     if colorspace != "YCbCr" or height * width > max_pixels:
       return None
     pixels_begin, frame = _segments(data)
-    # Of a baseline file up to its end mark, that has no second scan of the same pixels.
+    # A progressive file's later scans refine the first; one without its end mark was cut short.
     height_at = frame + 5 if data[frame + 1] == 0xC0 and data[-2:] == b"\xff\xd9" else None
     head = data[:pixels_begin]
     if b"Exif\0\0" not in head and b"tiff:Orientation" not in head:  # the latter is of XMP
@@ -292,27 +292,24 @@ def erased(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return view
 
 
-def _decode_reduced(
-  data: bytes, jpeg: Jpeg, limit: float, bottom: int
-) -> tuple[np.ndarray, int]:
+def _decode_reduced(data: bytes, jpeg: Jpeg, limit: float, bottom: int) -> tuple[np.ndarray, int]:
   """Stored pixels at 1/factor of the size, down to row `bottom` of the full size or further, and
   the factor: 1, 2, 4 or 8, `limit` at most.
   """
   factor = max(f for f in (1, 2, 4, 8) if f <= max(limit, 1))
   # Colour is interpolated between rows: the last one would miss the next.
-  rows, strict = min(bottom + 2 * factor, jpeg.height), True
+  rows, shown, strict = bottom + 2 * factor, data, True
   if jpeg.height_at is not None and rows < jpeg.height:
-    data, strict = _cut(data, jpeg.height_at, rows), False
+    shown, strict = _cut(data, jpeg.height_at, rows), False
   else:
     rows = jpeg.height
   height, width = math.ceil(rows / factor), math.ceil(jpeg.width / factor)
   try:
     if factor == 1:
-      return simplejpeg.decode_jpeg(data, strict=strict), 1
+      return simplejpeg.decode_jpeg(shown, strict=strict), 1
     # Of the sizes that libjpeg offers, the least that is not below these: just these.
-    return simplejpeg.decode_jpeg(
-      data, min_height=height, min_width=width, strict=strict
-    ), factor
+    image = simplejpeg.decode_jpeg(shown, min_height=height, min_width=width, strict=strict)
+    return image, factor
   except ValueError:
     return _open(data, MAX_PIXELS)[0], 1  # damaged: see `decode`
 

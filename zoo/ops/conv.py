@@ -20,6 +20,7 @@ import numpy as np
 
 from zoo.ops import forms
 from zoo.ops.forms import Pads, Pair, pad, taps
+from zoo.ops.materialized import dear
 
 
 def resolve_pads(
@@ -122,12 +123,11 @@ def _largest(x, kernel, stride, pads):
 
 def _largest_forward(x, kernel, stride, pads):
   first, *others = taps(pad(x, pads, _least(x.dtype)), kernel, stride)
-  largest, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(others)))
+  largest, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(others) + 1))
   for number, tap in enumerate(others, 1):
     winner = jnp.where(tap > largest, winner.dtype.type(number), winner)
     largest = jnp.maximum(largest, tap)
-  # The remainder changes nothing, but it is dear to XLA, which else computes winners for each tap.
-  return largest, (x, lax.rem(winner, winner.dtype.type(len(others) + 1)))
+  return largest, (x, dear(winner))  # else XLA computes winners for each tap
 
 
 def _largest_backward(kernel, stride, pads, saved, dy):

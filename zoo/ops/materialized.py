@@ -11,11 +11,9 @@ def materialized(x: jax.Array) -> jax.Array:
   """x itself, which XLA:CPU then computes once and writes, instead of anew in each of its readers.
 
   Else a residual stage's last sum is made of all its blocks' outputs, in every layer that reads it.
-  No instruction says so: a remainder changes nothing here, but XLA takes it for too dear to be
-  repeated (LLVM makes a comparison and a subtraction of it). The one bit pattern that would change
-  is a NaN of ones alone, which arithmetic does not give. Nothing on other platforms.
+  Nothing on other platforms.
   """
-  return lax.platform_dependent(x, cpu=_dear, default=lambda x: x)
+  return lax.platform_dependent(x, cpu=dear, default=lambda x: x)
 
 
 @materialized.defjvp
@@ -23,7 +21,13 @@ def _(primals, tangents):
   return materialized(*primals), tangents[0]
 
 
-def _dear(x):
+def dear(x: jax.Array) -> jax.Array:
+  """x itself, which XLA does not repeat.
+
+  No instruction says so: a remainder changes nothing here, but XLA takes it for too dear to be
+  repeated (LLVM makes a comparison and a subtraction of it). The one bit pattern that changes, to
+  zero, is that of ones alone: the largest integer, or a NaN that arithmetic does not give.
+  """
   bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
   most = jnp.iinfo(bits.dtype).max
   return lax.bitcast_convert_type(lax.rem(bits, jnp.full_like(bits, most)), x.dtype)
