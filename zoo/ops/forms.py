@@ -17,6 +17,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
+from zoo.ops.materialized import dear
+
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
@@ -234,6 +236,9 @@ BACKS = {"tiled": tiled_back}
 LEARNS = {
   "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn
 }  # fmt: skip
+# Whose maps are computed once: their forms read them many times, or turned around, and XLA would
+# make each reading anew from the map before the norm.
+ONCE = "dense", "tiled"
 
 
 def _cpu_back(layer):
@@ -255,7 +260,12 @@ def _primitive(name, shape, default, cpu) -> Primitive:
     return a.update(shape=getattr(layer, shape), weak_type=False)
 
   def on_cpu(ctx, a, b, *, layer):
-    return mlir.lower_fun(cpu(layer), multiple_results=False)(ctx, a, b, layer=layer)
+    def form(a, b, *, layer):
+      if layer.kind in ONCE:
+        a, b = dear(a), dear(b) if shape == "kernel" else b  # else b is the kernel
+      return cpu(layer)(a, b, layer=layer)
+
+    return mlir.lower_fun(form, multiple_results=False)(ctx, a, b, layer=layer)
 
   mlir.register_lowering(primitive, mlir.lower_fun(default, multiple_results=False), inline=False)
   mlir.register_lowering(primitive, on_cpu, platform="cpu", inline=False)

@@ -24,10 +24,10 @@ def _(primals, tangents):
 def dear(x: jax.Array) -> jax.Array:
   """x itself, which XLA does not repeat.
 
-  No instruction says so: a remainder changes nothing here, but XLA takes it for too dear to be
-  repeated (LLVM makes a comparison and a subtraction of it). The one bit pattern that changes, to
-  zero, is that of ones alone: the largest integer, or a NaN that arithmetic does not give.
+  No instruction says so. XLA takes a division for too dear to be repeated, and does not see that
+  this one is by one, for it does not know that no number has more bits than its type; LLVM does,
+  and leaves the division out.
   """
-  bits = lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-  most = jnp.iinfo(bits.dtype).max
-  return lax.bitcast_convert_type(lax.rem(bits, jnp.full_like(bits, most)), x.dtype)
+  width = 8 * x.dtype.itemsize
+  bits = lax.bitcast_convert_type(x, f"uint{width}")
+  return lax.div(x, jnp.where(lax.population_count(bits) > width, 2, 1).astype(x.dtype))
