@@ -4,19 +4,16 @@ A training view is darknet's: jittered, placed in a square, flipped and recolour
 square and two may be blended.  `eval_view` shows a picture as the checkpoint wants it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 import dataclasses
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from train.data import threaded
 from train.data.detection import BoxSource
-from train.data.lines import AHEAD
-from train.data.threaded import permutation
 from zoo.detect.found import Place, place
 from zoo.ops.roi import window
 from zoo.weights import Preprocess
@@ -230,29 +227,28 @@ def train_batches(
       f"to {len(source)} or less"
     )
 
-  def jobs():
+  def rows():
     step = start_step
     while True:
       epoch, at = divmod(step, per_epoch)
-      order = permutation(len(source), seed, 0, epoch)
+      order = threaded.permutation(len(source), seed, 0, epoch)[at * batch : (at + 1) * batch]
       size = preprocess.size
       if sizes:
         size = int(np.random.default_rng((seed, 1, step // 10)).choice(sizes))
-      rows = [(int(i), step * batch + n) for n, i in enumerate(order[at * batch :][:batch])]
-      seen = {"seen": np.full(batch // process_count, (step + 1) * batch, np.int32)}
-      yield partial(one, size), rows[process_index::process_count], seen
+      numbered = [(size, int(row), step * batch + i) for i, row in enumerate(order)]
+      yield numbered[process_index::process_count]
       step += 1
 
-  def one(size, row):
-    index, number = row
+  def make(row):
+    size, index, number = row
     rng = np.random.default_rng((seed, 2, number))
     if augment is None:
       view = eval_view(source, index, preprocess.at(size))
     else:
       view = train_view(source, index, rng, size, augment)
-    return index, view, view.bitmaps(), rng
+    return _row(index, view, boxes, rng) | {"seen": np.int32((number // batch + 1) * batch)}
 
-  return _batches(jobs(), boxes, threads)
+  return threaded.batches(rows(), make, threads)
 
 
 def eval_batches(
@@ -260,45 +256,32 @@ def eval_batches(
   process_index: int = 0, process_count: int = 1,
 ) -> Iterator[dict]:  # fmt: skip
   """All rows once, as `train_batches` yields them; filling rows have index -1 and real 0."""
-  index = np.arange(len(source))
-  index = np.pad(index, (0, -len(index) % batch), constant_values=-1).reshape(-1, batch)
 
-  def one(row):
-    if row < 0:
-      view = eval_view(source, 0, preprocess)
+  def make(index):
+    view = eval_view(source, max(index, 0), preprocess)
+    if index < 0:
       view = View(np.zeros_like(view.image), *(None if a is None else a[:0] for a in view[1:]))
-    else:
-      view = eval_view(source, row, preprocess)
-    return row, view, view.bitmaps(), np.random.default_rng((3, max(row, 0)))
+    return _row(index, view, boxes, np.random.default_rng((3, max(index, 0))))
 
-  jobs = ((one, [int(i) for i in some[process_index::process_count]], {}) for some in index)
-  return _batches(jobs, boxes, threads)
-
-
-def _batches(jobs: Iterator[tuple[Callable, list, dict[str, Any]]], limit: int, threads: int):
-  with ThreadPoolExecutor(threads) as pool:
-    waiting = []
-    for make, rows, more in jobs:
-      waiting.append(([pool.submit(make, row) for row in rows], more))
-      if len(waiting) > AHEAD:
-        yield _stacked(*waiting.pop(0), limit)
-    while waiting:
-      yield _stacked(*waiting.pop(0), limit)
+  rows = threaded.eval_rows(
+    len(source), batch=batch, process_index=process_index, process_count=process_count
+  )
+  return threaded.batches(rows, make, threads)
 
 
-def _stacked(jobs, more: dict[str, Any], limit: int) -> dict[str, np.ndarray]:
-  rows = [job.result() for job in jobs]
-  index = np.array([row[0] for row in rows], np.int32)
-  boxes = np.zeros((len(rows), limit, 4), np.float32)
-  labels = np.full((len(rows), limit), -1, np.int32)
-  if rows[0][2] is not None:
-    more = {**more, "masks": np.zeros((len(rows), limit, CELLS, CELLS), np.uint8)}
-  for i, (_, view, bitmaps, rng) in enumerate(rows):
-    n = len(view.labels)
-    some = np.arange(n) if n <= limit else np.sort(rng.permutation(n)[:limit])
-    boxes[i, : len(some)], labels[i, : len(some)] = view.boxes[some], view.labels[some]
-    if bitmaps is not None:
-      more["masks"][i, : len(some)] = bitmaps[some]
-  image = np.stack([view.image for _, view, *_ in rows])
-  real = (index >= 0).astype(np.float32)
-  return {"image": image, "boxes": boxes, "box_label": labels, "index": index, "real": real, **more}
+def _row(index: int, view: View, limit: int, rng: np.random.Generator) -> threaded.Row:
+  n = len(view.labels)
+  some = np.arange(n) if n <= limit else np.sort(rng.permutation(n)[:limit])
+
+  def padded(values, dtype, nothing):
+    rows = np.full((limit, *values.shape[1:]), nothing, dtype)
+    rows[: len(some)] = values[some]
+    return rows
+
+  row = {
+    "image": view.image, "boxes": padded(view.boxes, np.float32, 0),
+    "box_label": padded(view.labels, np.int32, -1), "index": np.int32(index),
+    "real": np.float32(index >= 0),
+  }  # fmt: skip
+  bitmaps = view.bitmaps()
+  return row if bitmaps is None else row | {"masks": padded(bitmaps, np.uint8, 0)}

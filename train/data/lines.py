@@ -1,7 +1,6 @@
 """Lines of text: folders with a gt.txt, and lines that are rendered as they are asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from train.data import transforms
-from train.data.threaded import permutation
+from train.data import threaded, transforms
 from zoo.text import charset
-
-AHEAD = 4  # batches that are prepared while the device works
 
 
 class Lines(Protocol):
@@ -128,17 +124,12 @@ def train_batches(
     view: of a picture, such as `zoo.Line.crop`; of the same shape for all.
     batch: lines in all processes together.
   """
-  per_epoch = len(lines.keys) // batch
-
-  def rows():
-    step = start_step
-    while True:
-      epoch, place = divmod(step, per_epoch)
-      order = permutation(len(lines.keys), seed, epoch)
-      yield order[place * batch : (place + 1) * batch][process_index::process_count]
-      step += 1
-
-  return _batches(lines, view, classes, rows(), threads)
+  rows = threaded.train_rows(
+    len(lines.keys), batch=batch, seed=seed, start_step=start_step, process_index=process_index,
+    process_count=process_count,
+  )  # fmt: skip
+  numbers = ([index for index, _ in some] for some in rows)
+  return threaded.batches(numbers, _row(lines, view, classes), threads)
 
 
 def eval_batches(
@@ -146,38 +137,24 @@ def eval_batches(
   process_index: int, process_count: int,
 ) -> Iterator[dict]:  # fmt: skip
   """All lines once; the last batch is filled with rows of index -1 that are not real."""
-  index = np.arange(len(lines.keys))
-  index = np.pad(index, (0, -len(index) % batch), constant_values=-1).reshape(-1, batch)
-  rows = (some[process_index::process_count] for some in index)
-  return _batches(lines, view, classes, rows, threads)
+  numbers = threaded.eval_rows(
+    len(lines.keys), batch=batch, process_index=process_index, process_count=process_count
+  )
+  return threaded.batches(numbers, _row(lines, view, classes), threads)
 
 
-def _batches(lines, view, classes, rows, threads: int):
+def _row(lines, view, classes) -> Callable[[int], threaded.Row]:
   longest = max(map(len, lines.texts)) + 1  # so that every text ends in the blank
   blank = charset.blank_of(classes)
 
-  def one(index):
-    return view(lines.picture(max(index, 0)))  # a filling row repeats the first
-
-  def make(pool, index):
-    return index, [pool.submit(one, i) for i in index]
-
-  def done(index, jobs):
-    text = np.full((len(index), longest), blank, np.int32)
-    tokens, _ = charset.encode([lines.texts[max(i, 0)] for i in index], classes)
-    text[:, : tokens.shape[1]] = tokens
+  def make(index):
+    line = max(index, 0)  # a filling row repeats the first
+    tokens, _ = charset.encode([lines.texts[line]], classes)
+    text = np.full(longest, blank, np.int32)
+    text[: tokens.shape[1]] = tokens[0]
     return {
-      "image": np.stack([job.result() for job in jobs]),
-      "text": text,
-      "index": np.asarray(index, np.int32),
-      "real": (np.asarray(index) >= 0).astype(np.float32),
-    }
+      "image": view(lines.picture(line)), "text": text, "index": np.int32(index),
+      "real": np.float32(index >= 0),
+    }  # fmt: skip
 
-  with ThreadPoolExecutor(threads) as pool:
-    waiting = []
-    for index in rows:
-      waiting.append(make(pool, index))
-      if len(waiting) > AHEAD:
-        yield done(*waiting.pop(0))
-    while waiting:
-      yield done(*waiting.pop(0))
+  return make
