@@ -22,6 +22,8 @@ LAYERS = {  # name: batch, pixels, channels, features, kernel, stride, groups
   "depthwise 3x3 stride 2, 56x56x144": (8, 56, 144, 144, 3, 2, 144),
   "grouped 3x3, 32 groups, 56x56x128": (8, 56, 128, 128, 3, 1, 32),
   "grouped 3x3, 32 groups, 14x14x512": (8, 14, 512, 512, 3, 1, 32),
+  "3x3, 224x224, 3 to 16": (8, 224, 3, 16, 3, 1, 1),
+  "3x3 stride 2, 224x224, 3 to 32": (8, 224, 3, 32, 3, 2, 1),
   "1x1, 56x56, 64 to 256": (8, 56, 64, 256, 1, 1, 1),
   "1x1, 14x14, 1024 to 256": (8, 14, 1024, 256, 1, 1, 1),
 }

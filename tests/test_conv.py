@@ -143,6 +143,24 @@ def test_large_kernels_of_3x3_go_by_tiles(padding):
     assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("kernel, channels", [((3, 3), 3), ((5, 5), 1), ((2, 3), 5)])
+def test_pictures_go_without_a_product_of_matrices(kernel, channels):
+  x = jax.random.normal(KEY, (2, 9, 8, channels))
+  w = jax.random.normal(KEY, (*kernel, channels, 7))
+  for moves in ({}, {"stride": (2, 1), "padding": "VALID", "dilation": (2, 1)}):
+    run = partial(ops.conv, **moves)
+    assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
+    half = [a.astype(jnp.bfloat16) for a in (x, w)]
+    assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
+
+    def all_of(plain, run=run):
+      loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
+      return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
+
+    for got, want in zip(all_of(False), all_of(True)):
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_derivatives_of_every_order_and_both_modes():
   x, w = jax.random.normal(KEY, (2, 6, 5, 4)), jax.random.normal(KEY, (3, 3, 1, 4))
   run = partial(ops.conv, groups=4, stride=(2, 1))

@@ -25,6 +25,8 @@ Pads = tuple[Pair, Pair]
 # Neighbouring groups are joined into dense blocks of at most so many channels; in layers of more
 # than `MANY` they are of twice as many, for each block is compiled by itself (BUILD.md).
 BLOCK, MANY = 16, 256
+# Values that one of the output is made of, at most, in a layer that is no product of matrices.
+THIN = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Layer:
       return "depthwise"
     if self.groups > 1:
       return "grouped" if self.stride == (1, 1) else "grouped strided"
+    if math.prod(self.kernel[:3]) <= THIN and self.dtype.itemsize >= 4:  # halves would be summed
+      return "thin"
     return "tiled" if self._tiled else "dense"
 
   @property
@@ -123,6 +127,17 @@ def shifted(x, kernel, *, layer):
   slices = taps(pad(x, layer.pads, 0), size, layer.stride, layer.dilation)
   weights = kernel.reshape(size[0] * size[1], -1)
   return reduce(operator.add, (tap * w for tap, w in zip(slices, weights)))
+
+
+def thin(x, kernel, *, layer):
+  """Of few channels, such as a picture's: each value of each tap, times its row of the kernel."""
+  slices = taps(pad(x, layer.pads, 0), layer.kernel[:2], layer.stride, layer.dilation)
+  terms = [
+    tap[..., i : i + 1] * row
+    for tap, rows in zip(slices, kernel.reshape(-1, *layer.kernel[2:]))
+    for i, row in enumerate(rows)
+  ]
+  return dear(reduce(operator.add, terms))
 
 
 def blocks(x, kernel, *, layer):
@@ -229,16 +244,17 @@ def product_learn(x, dy, *, layer):
 
 FORMS = {
   "pointwise": pointwise, "pointwise grouped": pointwise, "depthwise": shifted, "grouped": blocks,
-  "grouped strided": blocks, "tiled": tiles, "dense": plain,
+  "grouped strided": blocks, "thin": thin, "tiled": tiles, "dense": plain,
 }  # fmt: skip
 # Where autodiff of the form is not the fastest.
-BACKS = {"tiled": tiled_back}
+BACKS = {"thin": back_of(plain), "tiled": tiled_back}
 LEARNS = {
-  "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn
+  "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn,
+  "thin": learn_of(plain),
 }  # fmt: skip
 # Whose maps are computed once: their forms read them many times, or turned around, and XLA would
 # make each reading anew from the map before the norm.
-ONCE = "dense", "tiled"
+ONCE = "dense", "thin", "tiled"
 
 
 def _cpu_back(layer):
