@@ -123,14 +123,21 @@ def _jitted(twin: Twin, model, variables) -> partial:
   return partial(run.lower(variables, image).compile(), variables, image)
 
 
-def onnxruntime(twin: Twin) -> Run:
-  """The graph of `train.predict --runtime=onnxruntime`."""
+def _session(graph: bytes):
+  """Of onnxruntime, whose threads wait busily within a run, but not after it: others run then."""
   import onnxruntime as ort
 
+  options = ort.SessionOptions()
+  options.add_session_config_entry("session.force_spinning_stop", "1")
+  return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime(twin: Twin) -> Run:
+  """The graph of `train.predict --runtime=onnxruntime`."""
   size = twin.images.shape[1]
   record = zoo.Record(twin.case.variant, preprocess=zoo.Preprocess(size=size))
   raw = export.onnx_model(twin.model, twin.variables, record).SerializeToString()
-  session = ort.InferenceSession(raw, providers=["CPUExecutionProvider"])
+  session = _session(raw)
   names = [output.name for output in session.get_outputs()]
   feed = {"image": twin.images}
   return lambda: np.asarray(answer(dict(zip(names, session.run(names, feed)))))
@@ -140,7 +147,6 @@ def torch_onnxruntime(twin: Twin) -> Run:
   """The graph that torch writes of the original."""
   import io
 
-  import onnxruntime as ort
   import torch as t
 
   file, image = io.BytesIO(), twin.pixels().contiguous()
@@ -148,7 +154,7 @@ def torch_onnxruntime(twin: Twin) -> Run:
     t.onnx.export(
       twin.original.eval(), image, file, dynamo=False, input_names=["image"], opset_version=17
     )
-  session = ort.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+  session = _session(file.getvalue())
   feed = {"image": image.numpy()}
   return lambda: session.run(None, feed)[0]
 
