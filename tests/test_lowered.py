@@ -33,7 +33,7 @@ def slow(text: str) -> list[str]:
 @pytest.mark.parametrize(("name", "fields"), cases.smallest().values(), ids=cases.smallest())
 def test_nothing_slow_computes_the_logits(name, fields):
   text = lowered(name, fields, lambda model, *inputs: model.apply(*inputs, train=False)["logits"])
-  assert re.search("stablehlo.(convolution|dot_general)", text) and slow(text) == []
+  assert "stablehlo.dot_general" in text and slow(text) == []
 
 
 @pytest.mark.parametrize(("name", "fields"), LEARN.values(), ids=LEARN)
@@ -46,7 +46,7 @@ def test_nothing_slow_computes_the_gradients(name, fields):
     return jax.grad(loss)(variables["params"])
 
   text = lowered(name, fields, gradients)
-  assert re.search("stablehlo.(convolution|dot_general)", text) and slow(text) == []
+  assert "stablehlo.convolution" in text and slow(text) == []
 
 
 def test_the_plain_forms_are_seen():

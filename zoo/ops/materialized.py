@@ -30,4 +30,7 @@ def dear(x: jax.Array) -> jax.Array:
   """
   width = 8 * x.dtype.itemsize
   bits = lax.bitcast_convert_type(x, f"uint{width}")
-  return lax.div(x, jnp.where(lax.population_count(bits) > width, 2, 1).astype(x.dtype))
+  # XLA divides halves as float32, which changes NaNs: theirs are divided as whole numbers.
+  parts = x if width >= 32 else bits
+  one = jnp.where(lax.population_count(bits) > width, 2, 1).astype(parts.dtype)
+  return lax.bitcast_convert_type(lax.div(parts, one), x.dtype)
