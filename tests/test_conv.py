@@ -115,10 +115,10 @@ def test_the_plain_form_has_forward_derivatives():
 
 
 def test_groups_join_into_blocks_of_bounded_width():
-  x, w = jnp.ones((1, 5, 5, 128)), jax.random.normal(KEY, (3, 3, 4, 128))
+  x, w = jnp.ones((1, 5, 5, 256)), jax.random.normal(KEY, (3, 3, 8, 256))
   fast = partial(ops.conv, groups=32)
   text = jax.jit(fast).lower(x, w).as_text()
-  assert text.count("stablehlo.convolution") == 128 // forms.BLOCK
+  assert text.count("stablehlo.convolution") == 256 // forms.BLOCK
   assert "feature_group_count = 32" not in text
   plain = partial(fast, plain=True)
   np.testing.assert_allclose(jax.jit(fast)(x, w), jax.jit(plain)(x, w), rtol=1e-4, atol=1e-4)
@@ -143,22 +143,37 @@ def test_large_kernels_of_3x3_go_by_tiles(padding):
     assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("kernel, each", [((3, 3), 4), ((5, 3), 2)])
+@pytest.mark.parametrize("size", [(9, 8), (31, 7)])  # whose rows are summed at once, and in parts
+def test_groups_of_few_channels_go_side_by_side(kernel, each, size):
+  x = jax.random.normal(KEY, (2, *size, 16 * each))
+  w = jax.random.normal(KEY, (*kernel, each, 16 * each)) / 6
+  for moves in ({}, {"padding": ((2, 0), (5, 1)), "dilation": (2, 1)}):
+    run = partial(ops.conv, groups=16, **moves)
+    check_without_convolution(run, x, w)
+  assert "stablehlo.convolution" in jax.jit(partial(run, stride=(2, 2))).lower(x, w).as_text()
+
+
 @pytest.mark.parametrize("kernel, channels", [((3, 3), 3), ((5, 5), 1), ((2, 3), 5)])
 def test_pictures_go_without_a_product_of_matrices(kernel, channels):
   x = jax.random.normal(KEY, (2, 9, 8, channels))
   w = jax.random.normal(KEY, (*kernel, channels, 7))
   for moves in ({}, {"stride": (2, 1), "padding": "VALID", "dilation": (2, 1)}):
-    run = partial(ops.conv, **moves)
-    assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
-    half = [a.astype(jnp.bfloat16) for a in (x, w)]
-    assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
+    check_without_convolution(partial(ops.conv, **moves), x, w)
 
-    def all_of(plain, run=run):
-      loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
-      return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
 
-    for got, want in zip(all_of(False), all_of(True)):
-      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+def check_without_convolution(run, x, w):
+  """In float32, with no difference to the plain form; in halves by convolutions."""
+  assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
+  half = [a.astype(jnp.bfloat16) for a in (x, w)]
+  assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
+
+  def all_of(plain):
+    loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
+    return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
+
+  for got, want in zip(all_of(False), all_of(True)):
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_derivatives_of_every_order_and_both_modes():

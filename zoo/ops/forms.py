@@ -26,7 +26,9 @@ Pads = tuple[Pair, Pair]
 # than `MANY` they are of twice as many, for each block is compiled by itself (BUILD.md).
 BLOCK, MANY = 16, 256
 # Values that one of the output is made of, at most, in a layer that is no product of matrices.
-THIN = 32
+THIN = 36
+# Rows that are added in one expression, where a kernel's gradient sums over pixels.
+RUN = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,20 @@ class Layer:
       return "pointwise" if self.groups == 1 else "pointwise grouped"
     if self.groups == self.x[-1] == self.kernel[-1]:
       return "depthwise"
+    few = math.prod(self.kernel[:3]) <= THIN and self.dtype.itemsize >= 4  # halves would be summed
     if self.groups > 1:
+      if few and self._narrow:
+        return "narrow"
       return "grouped" if self.stride == (1, 1) else "grouped strided"
-    if math.prod(self.kernel[:3]) <= THIN and self.dtype.itemsize >= 4:  # halves would be summed
+    if few:
       return "thin"
     return "tiled" if self._tiled else "dense"
+
+  @property
+  def _narrow(self) -> bool:
+    """Whether `narrow` can, and is the faster: it turns channels and groups around."""
+    turned = self.groups % 16 == 0 and self.kernel[2] in (2, 4)
+    return turned and self.kernel[-1] == self.x[-1] and self.stride == (1, 1)
 
   @property
   def _tiled(self) -> bool:
@@ -137,7 +148,57 @@ def thin(x, kernel, *, layer):
     for tap, rows in zip(slices, kernel.reshape(-1, *layer.kernel[2:]))
     for i, row in enumerate(rows)
   ]
-  return dear(reduce(operator.add, terms))
+  return dear(interleaved_sum(terms))
+
+
+def narrow(x, kernel, *, layer):
+  """Grouped, few channels in each: `thin` in every group, with the groups side by side."""
+  kh, kw, ci, _ = layer.kernel
+  slices = taps(pad(groups_last(x, layer), layer.pads, 0), (kh, kw), (1, 1), layer.dilation)
+  kernel = kernel.reshape(kh * kw, ci, layer.groups, -1).swapaxes(2, 3)
+  terms = [
+    tap[..., i : i + 1, :] * row for tap, rows in zip(slices, kernel) for i, row in enumerate(rows)
+  ]
+  y = dear(interleaved_sum(terms))
+  return dear(y.swapaxes(3, 4).reshape(layer.y))
+
+
+def narrow_back(dy, kernel, *, layer):
+  kh, kw, ci, _ = layer.kernel
+  kernel = kernel[::-1, ::-1].reshape(kh, kw, ci, layer.groups, -1).swapaxes(2, 4)
+  kernel = kernel.reshape(kh, kw, -1, layer.x[-1])
+  pads = tuple(
+    ((k - 1) * d - low, (k - 1) * d - high)
+    for k, d, (low, high) in zip((kh, kw), layer.dilation, layer.pads)
+  )
+  back = dataclasses.replace(layer, x=layer.y, kernel=kernel.shape, pads=pads)
+  return narrow(dy, kernel, layer=back)
+
+
+def narrow_learn(x, dy, *, layer):
+  """Neighbouring rows in one expression: XLA's own sums over pixels are slow here."""
+  kernel, (h, _) = layer.kernel[:2], layer.y[1:3]
+  x, dy = pad(groups_last(x, layer), layer.pads, 0), groups_last(dy, layer)
+  runs = -(-h // RUN)
+  run = -(-h // runs)
+  more = ((0, runs * run - h), (0, 0))
+  dys = [pad(dy, more, 0)[:, i::run, :, None] for i in range(run)]
+  found = []
+  for tap in taps(pad(x, more, 0), kernel, (1, 1), layer.dilation):
+    products = [tap[:, i::run, ..., None, :] * rows for i, rows in enumerate(dys)]
+    found.append(dear(interleaved_sum(products)).sum((0, 1, 2)))
+  return jnp.stack(found).swapaxes(2, 3).reshape(layer.kernel)
+
+
+def groups_last(x, layer):
+  """[b h w c] -> [b h w c/groups groups]."""
+  return dear(x.reshape(*x.shape[:3], layer.groups, -1).swapaxes(3, 4))
+
+
+def interleaved_sum(terms: list, chains: int = 4):
+  """By turns into so many sums: an addition waits for the one before it, but not for others."""
+  starts = range(min(chains, len(terms)))
+  return reduce(operator.add, [reduce(operator.add, terms[i::chains]) for i in starts])
 
 
 def blocks(x, kernel, *, layer):
@@ -244,13 +305,13 @@ def product_learn(x, dy, *, layer):
 
 FORMS = {
   "pointwise": pointwise, "pointwise grouped": pointwise, "depthwise": shifted, "grouped": blocks,
-  "grouped strided": blocks, "thin": thin, "tiled": tiles, "dense": plain,
+  "grouped strided": blocks, "narrow": narrow, "thin": thin, "tiled": tiles, "dense": plain,
 }  # fmt: skip
 # Where autodiff of the form is not the fastest.
-BACKS = {"thin": back_of(plain), "tiled": tiled_back}
+BACKS = {"narrow": narrow_back, "thin": back_of(plain), "tiled": tiled_back}
 LEARNS = {
   "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn,
-  "thin": learn_of(plain),
+  "narrow": narrow_learn, "thin": learn_of(plain),
 }  # fmt: skip
 # Whose maps are computed once: their forms read them many times, or turned around, and XLA would
 # make each reading anew from the map before the norm.
@@ -326,7 +387,7 @@ def every(x: jax.Array, stride: Pair) -> jax.Array:
 
 def pad(x, pads, value):
   """Pads height and width with `value`; negative pads crop."""
-  config = ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0))
+  config = ((0, 0, 0), *((lo, hi, 0) for lo, hi in pads), *((0, 0, 0) for _ in x.shape[3:]))
   return lax.pad(x, jnp.array(value, x.dtype), config)
 
 
