@@ -122,6 +122,12 @@ def learn_of(form):
 
 
 def pointwise(x, kernel, *, layer):
+  """1x1 over a map: as any convolution, by Eigen, which is ahead of YNNPACK's products here."""
+  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[1:3]) > 1
+  return (plain if by_eigen else product)(x, kernel, layer=layer)
+
+
+def product(x, kernel, *, layer):
   """1x1: slice by the stride, then one matrix product for each group."""
   x = every(pad(x, layer.pads, 0), layer.stride)
   if layer.groups == 1:  # of [pixels c]: with more axes the kernel's gradient takes up to 5 times
@@ -231,7 +237,7 @@ def tiled_back(dy, kernel, *, layer):
   return _tiles(dy, grid, lambda x, k: x @ k.T, layer)  # so no large kernel is transposed
 
 
-def _tiles(x, kernel, product, layer):
+def _tiles(x, kernel, multiply, layer):
   b, h, w, features = layer.y
   high, wide = -(-h // 2), -(-w // 2)
   ((top, _), (left, _)), (height, width) = layer.pads, layer.x[1:3]
@@ -239,7 +245,7 @@ def _tiles(x, kernel, product, layer):
   corners = _both_ways(lambda a, b, c, d: (a - c, b + c, c - b, b - d), [*taps(x, (4, 4), (2, 2))])
   halves = lambda a, b, c: (a, (a + c) / 2 + b / 2, (a + c) / 2 - b / 2, c)
   pairs = zip(corners, _both_ways(halves, kernel))
-  found = [product(x.reshape(-1, x.shape[-1]), kernel) for x, kernel in pairs]
+  found = [multiply(x.reshape(-1, x.shape[-1]), kernel) for x, kernel in pairs]
   y = jnp.stack(_both_ways(lambda a, b, c, d: (a + b + c, b - c - d), found))
   y = y.reshape(2, 2, b, high, wide, features).transpose(2, 3, 0, 4, 1, 5)
   return y.reshape(b, 2 * high, 2 * wide, features)[:, :h, :w]
@@ -304,11 +310,13 @@ def product_learn(x, dy, *, layer):
 
 
 FORMS = {
-  "pointwise": pointwise, "pointwise grouped": pointwise, "depthwise": shifted, "grouped": blocks,
+  "pointwise": pointwise, "pointwise grouped": product, "depthwise": shifted, "grouped": blocks,
   "grouped strided": blocks, "narrow": narrow, "thin": thin, "tiled": tiles, "dense": plain,
 }  # fmt: skip
 # Where autodiff of the form is not the fastest.
-BACKS = {"narrow": narrow_back, "thin": back_of(plain), "tiled": tiled_back}
+BACKS = {
+  "pointwise": back_of(product), "narrow": narrow_back, "thin": back_of(plain), "tiled": tiled_back,
+}  # fmt: skip
 LEARNS = {
   "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn,
   "narrow": narrow_learn, "thin": learn_of(plain),
