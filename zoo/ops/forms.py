@@ -27,6 +27,8 @@ Pads = tuple[Pair, Pair]
 BLOCK, MANY = 16, 256
 # Values that one of the output is made of, at most, in a layer that is no product of matrices.
 THIN = 36
+# Tiles of 2x2 times channels, the fewer of input and output, from which on `tiles` is the faster.
+TILED = 25_000
 # Rows that are added in one expression, where a kernel's gradient sums over pixels.
 RUN = 14
 
@@ -81,7 +83,8 @@ class Layer:
     b, h, w, features = self.y
     simple = self.kernel[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
     inside = all(0 <= side <= 2 for pads in self.pads for side in pads)
-    large = min(self.x[-1], features) >= 128 and b * -(-h // 2) * -(-w // 2) >= 256
+    narrower = min(self.x[-1], features)
+    large = narrower >= 128 and b * -(-h // 2) * -(-w // 2) * narrower >= TILED
     exact = self.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
     return simple and inside and large and exact
 
