@@ -51,16 +51,15 @@ def torchvision_peer():
 
 def onnx_peer():
   from onnx import helper
-  import onnxruntime
+
+  from bench import peers
 
   def session(node, inputs, out, initializers=()):
     infos = [helper.make_tensor_value_info(n, kind, [None] * rank) for n, kind, rank in inputs]
     outs = [helper.make_tensor_value_info(*out[:2], [None] * out[2])]
     graph = helper.make_graph([node], "g", infos, outs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
-    return onnxruntime.InferenceSession(
-      model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return peers.session(model.SerializeToString())
 
   node = helper.make_node("NonMaxSuppression", ["boxes", "scores", "limit", "iou"], ["out"])
   inputs = (("boxes", 1, 3), ("scores", 1, 3), ("limit", 7, 1))

@@ -123,7 +123,7 @@ def _jitted(twin: Twin, model, variables) -> partial:
   return partial(run.lower(variables, image).compile(), variables, image)
 
 
-def _session(graph: bytes):
+def session(graph: bytes):
   """Of onnxruntime, whose threads wait busily within a run, but not after it: others run then."""
   import onnxruntime as ort
 
@@ -137,10 +137,10 @@ def onnxruntime(twin: Twin) -> Run:
   size = twin.images.shape[1]
   record = zoo.Record(twin.case.variant, preprocess=zoo.Preprocess(size=size))
   raw = export.onnx_model(twin.model, twin.variables, record).SerializeToString()
-  session = _session(raw)
-  names = [output.name for output in session.get_outputs()]
+  running = session(raw)
+  names = [output.name for output in running.get_outputs()]
   feed = {"image": twin.images}
-  return lambda: np.asarray(answer(dict(zip(names, session.run(names, feed)))))
+  return lambda: np.asarray(answer(dict(zip(names, running.run(names, feed)))))
 
 
 def torch_onnxruntime(twin: Twin) -> Run:
@@ -154,9 +154,9 @@ def torch_onnxruntime(twin: Twin) -> Run:
     t.onnx.export(
       twin.original.eval(), image, file, dynamo=False, input_names=["image"], opset_version=17
     )
-  session = _session(file.getvalue())
+  running = session(file.getvalue())
   feed = {"image": image.numpy()}
-  return lambda: session.run(None, feed)[0]
+  return lambda: running.run(None, feed)[0]
 
 
 def torch(twin: Twin) -> Run:
