@@ -229,6 +229,8 @@ def main():
   parser.add_argument("--profile", type=Path, help="a folder for what our kernels spend")
   parser.add_argument("--out", type=Path, help="a file for the table")
   flags = parser.parse_args()
+  if flags.out and (flags.out.is_dir() or not flags.out.parent.is_dir()):
+    parser.error(f"--out is the table's file, in a folder that is there; {flags.out} cannot be one")
   if flags.tuned:
     train.begin_again(train.memory())
   flags.models = flags.models.split(",") if flags.models else MODELS[flags.what]
