@@ -127,10 +127,8 @@ def test_groups_join_into_blocks_of_bounded_width():
   np.testing.assert_allclose(slope(fast), slope(plain), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
-def test_large_kernels_of_3x3_go_by_tiles(padding):
-  x, w = jax.random.normal(KEY, (2, 33, 30, 128)), jax.random.normal(KEY, (3, 3, 128, 130)) / 34
-  run = partial(ops.conv, padding=padding)
+def without_convolution(run, x, w):
+  """Values and both gradients, ours and plain, of what takes a convolution in halves alone."""
   assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
   half = [a.astype(jnp.bfloat16) for a in (x, w)]
   assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
@@ -139,7 +137,13 @@ def test_large_kernels_of_3x3_go_by_tiles(padding):
     loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
     return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
 
-  for got, want in zip(all_of(False), all_of(True)):
+  return zip(all_of(False), all_of(True), strict=True)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
+def test_large_kernels_of_3x3_go_by_tiles(padding):
+  x, w = jax.random.normal(KEY, (2, 33, 30, 128)), jax.random.normal(KEY, (3, 3, 128, 130)) / 34
+  for got, want in without_convolution(partial(ops.conv, padding=padding), x, w):
     assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
@@ -150,7 +154,8 @@ def test_groups_of_few_channels_go_side_by_side(kernel, each, size):
   w = jax.random.normal(KEY, (*kernel, each, 16 * each)) / 6
   for moves in ({}, {"padding": ((2, 0), (5, 1)), "dilation": (2, 1)}):
     run = partial(ops.conv, groups=16, **moves)
-    check_without_convolution(run, x, w)
+    for got, want in without_convolution(run, x, w):
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
   assert "stablehlo.convolution" in jax.jit(partial(run, stride=(2, 2))).lower(x, w).as_text()
 
 
@@ -159,21 +164,8 @@ def test_pictures_go_without_a_product_of_matrices(kernel, channels):
   x = jax.random.normal(KEY, (2, 9, 8, channels))
   w = jax.random.normal(KEY, (*kernel, channels, 7))
   for moves in ({}, {"stride": (2, 1), "padding": "VALID", "dilation": (2, 1)}):
-    check_without_convolution(partial(ops.conv, **moves), x, w)
-
-
-def check_without_convolution(run, x, w):
-  """In float32, with no difference to the plain form; in halves by convolutions."""
-  assert "stablehlo.convolution" not in jax.jit(run).lower(x, w).as_text()
-  half = [a.astype(jnp.bfloat16) for a in (x, w)]
-  assert "stablehlo.convolution" in jax.jit(run).lower(*half).as_text()
-
-  def all_of(plain):
-    loss = lambda x, w: jnp.sum(jnp.sin(run(x, w, plain=plain)))
-    return run(x, w, plain=plain), *jax.jit(jax.grad(loss, (0, 1)))(x, w)
-
-  for got, want in zip(all_of(False), all_of(True)):
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    for got, want in without_convolution(partial(ops.conv, **moves), x, w):
+      np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_derivatives_of_every_order_and_both_modes():

@@ -151,24 +151,14 @@ def shifted(x, kernel, *, layer):
 
 def thin(x, kernel, *, layer):
   """Of few channels, such as a picture's: each value of each tap, times its row of the kernel."""
-  slices = taps(pad(x, layer.pads, 0), layer.kernel[:2], layer.stride, layer.dilation)
-  terms = [
-    tap[..., i : i + 1] * row
-    for tap, rows in zip(slices, kernel.reshape(-1, *layer.kernel[2:]))
-    for i, row in enumerate(rows)
-  ]
-  return dear(interleaved_sum(terms))
+  return _of_each_value(x, kernel.reshape(-1, *layer.kernel[2:]), layer)
 
 
 def narrow(x, kernel, *, layer):
   """Grouped, few channels in each: `thin` in every group, with the groups side by side."""
   kh, kw, ci, _ = layer.kernel
-  slices = taps(pad(groups_last(x, layer), layer.pads, 0), (kh, kw), (1, 1), layer.dilation)
   kernel = kernel.reshape(kh * kw, ci, layer.groups, -1).swapaxes(2, 3)
-  terms = [
-    tap[..., i : i + 1, :] * row for tap, rows in zip(slices, kernel) for i, row in enumerate(rows)
-  ]
-  y = dear(interleaved_sum(terms))
+  y = _of_each_value(groups_last(x, layer), kernel, layer)
   return dear(y.swapaxes(3, 4).reshape(layer.y))
 
 
@@ -176,27 +166,41 @@ def narrow_back(dy, kernel, *, layer):
   kh, kw, ci, _ = layer.kernel
   kernel = kernel[::-1, ::-1].reshape(kh, kw, ci, layer.groups, -1).swapaxes(2, 4)
   kernel = kernel.reshape(kh, kw, -1, layer.x[-1])
-  pads = tuple(
-    ((k - 1) * d - low, (k - 1) * d - high)
-    for k, d, (low, high) in zip((kh, kw), layer.dilation, layer.pads)
-  )
-  back = dataclasses.replace(layer, x=layer.y, kernel=kernel.shape, pads=pads)
-  return narrow(dy, kernel, layer=back)
+  return narrow(dy, kernel, layer=_backwards(layer, kernel.shape))
 
 
 def narrow_learn(x, dy, *, layer):
   """Neighbouring rows in one expression: XLA's own sums over pixels are slow here."""
-  kernel, (h, _) = layer.kernel[:2], layer.y[1:3]
-  x, dy = pad(groups_last(x, layer), layer.pads, 0), groups_last(dy, layer)
+  h = layer.y[1]
   runs = -(-h // RUN)
   run = -(-h // runs)
-  more = ((0, runs * run - h), (0, 0))
-  dys = [pad(dy, more, 0)[:, i::run, :, None] for i in range(run)]
+  more, ((top, bottom), sides) = runs * run - h, layer.pads
+  x = pad(groups_last(x, layer), ((top, bottom + more), sides), 0)
+  dy = pad(groups_last(dy, layer), ((0, more), (0, 0)), 0)
+  dys = [dy[:, i::run, :, None] for i in range(run)]
   found = []
-  for tap in taps(pad(x, more, 0), kernel, (1, 1), layer.dilation):
+  for tap in taps(x, layer.kernel[:2], (1, 1), layer.dilation):
     products = [tap[:, i::run, ..., None, :] * rows for i, rows in enumerate(dys)]
     found.append(dear(interleaved_sum(products)).sum((0, 1, 2)))
   return jnp.stack(found).swapaxes(2, 3).reshape(layer.kernel)
+
+
+def _of_each_value(x, kernel, layer):
+  """[b h w c ...] and [kh*kw c ...]: the sum of each tap's values, times their rows."""
+  slices = taps(pad(x, layer.pads, 0), layer.kernel[:2], layer.stride, layer.dilation)
+  terms = [
+    tap[:, :, :, i : i + 1] * row for tap, rows in zip(slices, kernel) for i, row in enumerate(rows)
+  ]
+  return dear(interleaved_sum(terms))
+
+
+def _backwards(layer, kernel):
+  """Of stride 1: the layer of such a kernel that takes y to x."""
+  pads = tuple(
+    ((k - 1) * d - low, (k - 1) * d - high)
+    for k, d, (low, high) in zip(kernel, layer.dilation, layer.pads)
+  )
+  return dataclasses.replace(layer, x=layer.y, kernel=kernel, pads=pads)
 
 
 def groups_last(x, layer):
@@ -234,8 +238,7 @@ def tiles(x, kernel, *, layer):
 
 
 def tiled_back(dy, kernel, *, layer):
-  pads = tuple((2 - low, 2 - high) for low, high in layer.pads)
-  layer = dataclasses.replace(layer, x=layer.y, kernel=(3, 3, *layer.kernel[:1:-1]), pads=pads)
+  layer = _backwards(layer, (3, 3, *layer.kernel[:1:-1]))
   grid = [kernel[i, j] for i in (2, 1, 0) for j in (2, 1, 0)]
   return _tiles(dy, grid, lambda x, k: x @ k.T, layer)  # so no large kernel is transposed
 
