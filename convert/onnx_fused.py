@@ -5,6 +5,9 @@ array `other`, looks at the nodes that made `name`, and returns the tensor of on
 None. What is left without a reader is not written.
 """
 
+from collections.abc import Sequence
+import dataclasses
+
 import numpy as np
 
 
@@ -15,6 +18,12 @@ def joined(graph, op: str, name: str, other: str) -> str | None:
 def _relu(graph, op, name, other):
   known = graph.known[other]
   return graph.node("Relu", [name]) if known.size == 1 and not known.any() else None
+
+
+def _nothing(graph, op, name, other):
+  """x + 0, as Python's sum begins"""
+  known = graph.known[other]
+  return name if known.shape == () and not known.any() else None
 
 
 def _clip(graph, op, name, other):
@@ -97,7 +106,7 @@ def _mean(graph, op, name, other):
 
 
 FORMS = {
-  "Add": (_bias, _norm), "Div": (_hard_sigmoid, _scaled_windows, _mean), "Max": (_relu,),
+  "Add": (_nothing, _bias, _norm), "Div": (_hard_sigmoid, _scaled_windows, _mean), "Max": (_relu,),
   "Min": (_clip,), "Mul": (_scaled_windows,),
 }  # fmt: skip
 
@@ -158,4 +167,67 @@ def repeated(graph, name: str, shape) -> str | None:
     "Resize", [image, "", graph.constant(scales)], mode="nearest", nearest_mode="floor",
     coordinate_transformation_mode="asymmetric",
   )  # fmt: skip
+  return graph.transposed(out, (0, 2, 3, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+  """Some of the pixels of `source`, [b h w c] float32; what lies outside of it is zero."""
+
+  source: str
+  sizes: Sequence[int]  # of the source: h, w, c
+  steps: Sequence[tuple[int, int, int]]  # (first, how far to the next, how many) of rows, columns
+
+
+def padded(graph, name: str, aval, config) -> Pick | None:
+  """Of a border of zeros."""
+  (none, rows, columns, nor), whole = config, _all_pixels(name, aval)
+  if whole is None or any(none) or any(nor) or name in graph.picks:
+    return None
+  steps = [(-lo, 1, n + lo + hi) for (lo, hi, _), n in zip((rows, columns), whole.sizes)]
+  return dataclasses.replace(whole, steps=steps)
+
+
+def sliced(graph, name: str, aval, cut) -> Pick | None:
+  """`cut` has a row of (axis, begin, end, step) for each axis that is cut."""
+  whole = graph.picks.get(name) or _all_pixels(name, aval)
+  if whole is None or not {axis for axis, *_ in cut} <= {1, 2}:
+    return None
+  steps = list(whole.steps)
+  for axis, begin, end, step in cut:
+    first, each, _ = steps[axis - 1]
+    steps[axis - 1] = first + each * begin, each * step, len(range(begin, end, step))
+  return dataclasses.replace(whole, steps=steps)
+
+
+def _all_pixels(name: str, aval) -> Pick | None:
+  sizes = aval.shape[1:]
+  if len(aval.shape) != 4 or aval.dtype != np.float32 or not all(isinstance(n, int) for n in sizes):
+    return None
+  return Pick(name, sizes, [(0, 1, n) for n in sizes[:2]])
+
+
+def picked(graph, pick: Pick) -> str | None:
+  """Every second pixel and such: a pool of one pixel, or of each channel a kernel with one tap.
+
+  Runtimes have no slices in the blocked layout of their convolutions, but pools and kernels.
+  """
+  first, strides, counts = zip(*pick.steps)
+  taps = [max(i, 0) for i in first]
+  before = [max(-i, 0) for i in first]
+  after = [max(i + s * (n - 1) + 1 - h, 0) for (i, s, n), h in zip(pick.steps, pick.sizes)]
+  ends = zip(pick.sizes, before, after, taps, strides)
+  reached = tuple((h + lo + hi - tap - 1) // s + 1 for h, lo, hi, tap, s in ends)
+  if max(strides) == 1 or max(taps) > 1 or reached != counts:
+    return None
+  attributes = dict(strides=list(strides), pads=before + after)
+  attributes["kernel_shape"] = [tap + 1 for tap in taps]
+  image = graph.transposed(pick.source, (0, 3, 1, 2))
+  if any(taps + before + after):
+    kernel = np.zeros((pick.sizes[2], 1, *attributes["kernel_shape"]), np.float32)
+    kernel[..., -1, -1] = 1
+    weight = graph.constant(kernel)
+    out = graph.node("Conv", [image, weight], group=len(kernel), dilations=[1, 1], **attributes)
+  else:
+    out = graph.node("MaxPool", [image], **attributes)
   return graph.transposed(out, (0, 2, 3, 1))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from convert import onnx_fused
+from convert import onnx_channels, onnx_fused
 
 OPSET, IR_VERSION = 18, 8
 SIZE_LIMIT = 2_000_000_000  # bytes; protobuf has no longer messages
@@ -60,7 +60,7 @@ def model(program, inputs: Sequence[str], outputs: Sequence[str], known: Mapping
   graph.run(jaxpr, program.consts)
   for name, var in zip(outputs, jaxpr.outvars):
     graph.node("Identity", [graph.whole(var)], name)
-  nodes, arrays = graph.live(outputs)
+  nodes, arrays = onnx_channels.rounded(*graph.live(outputs))
   if sum(array.nbytes for array in arrays.values()) > SIZE_LIMIT:
     raise ValueError("the model is larger than the 2 GB that one ONNX file may hold")
   made = helper.make_graph(
@@ -93,6 +93,7 @@ class Graph:
     self.made: dict[str, tuple[str, list[str], dict[str, Any]]] = {}  # a tensor's node
     self.pixels: dict[str, list[int]] = {}  # how many were summed for a tensor
     self.padded: dict[str, np.ndarray] = {}  # a mean over windows: their size by the pixels there
+    self.picks: dict[str, onnx_fused.Pick | None] = {}  # which pixels of another a tensor has
     self.known: dict[str, np.ndarray] = {}
     self.values: dict[Any, Value] = {}  # of the program's variables
     self.batch_of: str | None = None  # the input whose first axis is free
@@ -248,6 +249,8 @@ def _cast(graph, equation):
   value, dtype = graph.get(x), equation.params["new_dtype"]
   if x.aval.dtype == dtype:
     return value
+  if value.name in graph.known:
+    return Value(graph.constant(graph.known[value.name].astype(dtype)), value.shape)
   return Value(graph.node("Cast", [value.name], to=_kind(dtype)), value.shape)
 
 
@@ -312,8 +315,10 @@ def _transpose(graph, equation):
 
 
 def _concatenate(graph, equation):
-  parts = [graph.whole(x) for x in equation.invars]
-  return graph.node("Concat", parts, axis=equation.params["dimension"])
+  parts, axis = [graph.whole(x) for x in equation.invars], equation.params["dimension"]
+  if all(name in graph.known for name in parts):
+    return graph.constant(np.concatenate([graph.known[name] for name in parts], axis))
+  return graph.node("Concat", parts, axis=axis)
 
 
 def _slice(graph, equation):
@@ -321,10 +326,19 @@ def _slice(graph, equation):
   strides = params["strides"] or (1,) * x.aval.ndim
   rows = zip(params["start_indices"], params["limit_indices"], strides, x.aval.shape)
   cut = [(i, lo, hi, s) for i, (lo, hi, s, n) in enumerate(rows) if (lo, hi, s) != (0, n, 1)]
-  if not cut:
-    return graph.get(x)
-  axes, starts, ends, steps = (graph.whole_numbers(column) for column in zip(*cut))
-  return graph.node("Slice", [graph.whole(x), starts, ends, axes, steps])
+  return _sliced(graph, x, cut) if cut else graph.get(x)
+
+
+def _sliced(graph, x, cut) -> str:
+  """`cut` has a row of (axis, begin, end, step) for each axis that is cut."""
+  name = graph.whole(x)
+  picked = onnx_fused.sliced(graph, name, x.aval, cut)
+  out = onnx_fused.picked(graph, picked) if picked else None
+  if not out:
+    axes, *numbers, steps = (graph.whole_numbers(column) for column in zip(*cut))
+    out = graph.node("Slice", [name, *numbers, axes, steps])
+  graph.picks[out] = picked
+  return out
 
 
 def _split(graph, equation):
@@ -345,6 +359,9 @@ def _gather(graph, equation):
   one = start.aval.ndim == 1 and not numbers.collapsed_slice_dims
   if not one or numbers.operand_batching_dims or any(map(_symbolic, sizes)):
     raise ValueError("no ONNX form for an indexed selection other than one window")
+  if (known := graph.known.get(graph.whole(start))) is not None:
+    rows = zip(axes, known.tolist(), sizes)
+    return _sliced(graph, x, [(axis, first, first + n, 1) for axis, first, n in rows])
   begin = graph.node("Cast", [graph.whole(start)], to=_kind(np.int64))
   end = graph.node("Add", [begin, graph.whole_numbers(sizes)])
   return graph.node("Slice", [graph.whole(x), begin, end, graph.whole_numbers(axes)])
@@ -363,7 +380,11 @@ def _pad(graph, equation):
   if any(inner for _, _, inner in config):
     raise ValueError("no ONNX form for padding between pixels")
   pads = [row[0] for row in config] + [row[1] for row in config]  # negative ones crop here too
-  return graph.node("Pad", [graph.whole(x), graph.whole_numbers(pads), graph.whole(fill)])
+  name, value = graph.whole(x), graph.whole(fill)
+  out = graph.node("Pad", [name, graph.whole_numbers(pads), value])
+  if value in graph.known and not graph.known[value].any():
+    graph.picks[out] = onnx_fused.padded(graph, name, x.aval, config)
+  return out
 
 
 def _dot(graph, equation):
