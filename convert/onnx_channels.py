@@ -1,8 +1,9 @@
 """Channels in whole blocks, as onnxruntime's convolutions lay them in memory.
 
-Pools and concatenations of other numbers of channels, and some depthwise convolutions, leave that
-layout, each between two copies. So a convolution before one of them makes some channels more, all
-zero, and what comes after it has zeros in its weights for them.
+Concatenations of other numbers of channels, some depthwise and all narrow grouped convolutions
+leave that layout, each between two copies. So a convolution before one of them makes some channels
+more, all zero, what comes after it has zeros in its weights for them, and narrow groups become one
+group with zeros between them. NASNet-A-Mobile takes 0.5 to 0.6 of the time, ResNeXt-50 0.9.
 """
 
 from collections import Counter
@@ -13,18 +14,10 @@ import numpy as np
 
 BLOCK = 16  # with AVX-512; without it 8
 DEPTHWISE_BLOCK = 4  # what a depthwise convolution's channels have to be divisible by
-SPATIAL = ("MaxPool", "AveragePool")
-ALIKE = (
-  *SPATIAL,
-  "GlobalAveragePool",
-  "Relu",
-  "LeakyRelu",
-  "Clip",
-  "Sigmoid",
-  "HardSigmoid",
-  "Tanh",
-)
-LIKE = (*ALIKE, "Add", "Mul", "BatchNormalization", "Transpose")  # have the channels of their input
+POOLS = ("MaxPool", "AveragePool")
+POINTWISE = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "Tanh")
+ALIKE = (*POOLS, "GlobalAveragePool", *POINTWISE)  # channels go through, each by itself
+LIKE = (*ALIKE, "Add", "Mul", "BatchNormalization", "Transpose")
 Node = tuple[str, list[str], str, dict[str, Any]]  # operation, inputs, output, attributes
 
 
@@ -39,16 +32,26 @@ def rounded(nodes: Sequence[Node], known: Mapping[str, np.ndarray]):
 
 def _wanted(nodes: Sequence[Node], known: Mapping[str, np.ndarray]) -> set[str]:
   """Tensors that had better have whole blocks."""
+  laid = set()  # whose channels are known
+  for op, inputs, out, _ in nodes:
+    of = _mixed(inputs, known) if op in ("Add", "Mul", "Concat") else inputs[:1]
+    if op == "Conv" and inputs[1] in known or op in (*LIKE, "Concat") and laid.issuperset(of):
+      laid.add(out)
   wanted, blocked = set(), set()
   for op, inputs, out, attributes in reversed(nodes):
-    if op == "Concat" and out in blocked or op in LIKE and out in wanted:
-      wanted.update(inputs)
-    elif op == "Conv" and _depthwise(known.get(inputs[1]), attributes):
+    if op == "Conv" and _depthwise(known.get(inputs[1]), attributes):
       if out in wanted or attributes["group"] % DEPTHWISE_BLOCK:
         wanted.add(inputs[0])
-    if op in ("Conv", *SPATIAL) or op in (*LIKE, "Concat") and out in blocked:
+    elif out in laid and (op == "Concat" and out in blocked or op in LIKE and out in wanted):
+      wanted.update(inputs)
+    if op in ("Conv", *POOLS) or op in (*LIKE, "Concat") and out in blocked:
       blocked.update(inputs)
   return wanted
+
+
+def _mixed(inputs: Sequence[str], known: Mapping[str, np.ndarray]) -> list[str]:
+  """Without the numbers that all channels are added to or multiplied by."""
+  return [name for name in inputs if name not in known or known[name].size > 1]
 
 
 def _halves(nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: set[str]):
@@ -59,26 +62,21 @@ def _halves(nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: set[
   """
   makers = {node[2]: node for node in nodes}
   readers = Counter(name for _, inputs, _, _ in nodes for name in inputs)
+
+  def half(name: str, axis: int) -> str | None:
+    """The convolution that made a tensor for this alone, its channels in `axis`."""
+    op, inputs, _, attributes = makers.get(name, ("", [], "", {}))
+    if readers[name] == 1 and op == "Transpose":
+      return half(inputs[0], attributes["perm"][axis])
+    one = op == "Conv" and attributes["group"] == axis == 1 and known.keys() >= {*inputs[1:]}
+    return name if one and readers[name] == 1 else None
+
   halves = {}
   for op, inputs, out, attributes in nodes:
-    if op != "Concat" or len(inputs) != 2 or out not in wanted:
-      continue
-    axis, parts = attributes["axis"], [makers.get(name) for name in inputs]
-    if all(part and part[0] == "Transpose" for part in parts):
-      [axis, other] = (part[3]["perm"][axis] for part in parts)
-      parts = [makers.get(part[1][0]) for part in parts if axis == other]
-    if (
-      axis == 1
-      and len(parts) == 2
-      and all(
-        part and part[0] == "Conv" and part[3]["group"] == 1 and known.keys() >= {*part[1][1:]}
-        for part in parts
-      )
-    ):
-      names = [name for name in (*inputs, *(part[2] for part in parts))]
-      sizes = [len(known[part[1][1]]) for part in parts]
-      if any(n % BLOCK for n in sizes) and all(readers[name] == 1 for name in names):
-        halves[out] = [part[2] for part in parts]
+    if op == "Concat" and len(inputs) == 2 and out in wanted:
+      parts = [half(name, attributes["axis"]) for name in inputs]
+      if all(parts) and any(len(known[makers[part][1][1]]) % BLOCK for part in parts):
+        halves[out] = parts
   return halves
 
 
@@ -116,10 +114,9 @@ class _Rounding:
 
   def add(self, op: str, inputs: list[str], out: str, attributes: dict[str, Any]) -> None:
     layouts = [self.layouts.get(name) for name in inputs]
-    made = getattr(self, f"_{op.lower()}", self._other)
-    made = self._alike if op in ALIKE else made
-    node = made(op, inputs, out, attributes, layouts)
-    if node is None:  # not in whole blocks
+    form = self.FORMS.get(op)
+    node = form(self, op, inputs, out, attributes, layouts) if form else None
+    if node is None:  # takes no blocks
       node = op, [self.exact(name) for name in inputs], out, attributes
     self.nodes.append(node)
 
@@ -148,9 +145,6 @@ class _Rounding:
     new = np.expand_dims(order < 0, [i for i in range(array.ndim) if i != axis])
     return self.constant(np.where(new, np.array(added, array.dtype), array))
 
-  def _other(self, *node):
-    return None
-
   def _alike(self, op, inputs, out, attributes, layouts):
     if layouts[0] is None:
       return None
@@ -174,15 +168,14 @@ class _Rounding:
     return op, [image, *arrays], out, attributes
 
   def _add(self, op, inputs, out, attributes, layouts):
-    if any(layout is None for layout in layouts):
+    layouts = [self.layouts.get(name) for name in _mixed(inputs, self.known)]
+    if not layouts or any(layout is None for layout in layouts):
       return None
-    (axis, order), (other, others) = layouts
+    (axis, order), (other, others) = layouts[0], layouts[-1]
     if axis != other or not np.array_equal(order, others):
       return None
-    self.layouts[out] = layouts[0]
+    self.layouts[out] = axis, order
     return op, inputs, out, attributes
-
-  _mul = _add
 
   def _concat(self, op, inputs, out, attributes, layouts):
     if any(layout is None or layout[0] != attributes["axis"] for layout in layouts):
@@ -218,3 +211,8 @@ class _Rounding:
     arrays = [self.taken(name, after, 0) for name in arrays]
     self.layouts[out] = 1, after
     return op, [image, *arrays], out, attributes
+
+  FORMS = {
+    **dict.fromkeys(ALIKE, _alike), "Add": _add, "BatchNormalization": _batchnormalization,
+    "Concat": _concat, "Conv": _conv, "Mul": _add, "Transpose": _transpose,
+  }  # fmt: skip
