@@ -147,6 +147,19 @@ def test_large_kernels_of_3x3_go_by_tiles(padding):
     assert np.abs(got - want).max() < 5e-6 * np.abs(want).max()
 
 
+@pytest.mark.parametrize(
+  "shape, features, product",
+  [((1, 7, 7, 160), 960, True), ((2, 7, 7, 160), 960, False), ((1, 7, 7, 160), 256, False),
+   ((1, 7, 7, 512), 2048, False)],
+)  # fmt: skip
+def test_the_last_layers_of_small_networks_are_products_of_matrices(shape, features, product):
+  x = jax.random.normal(KEY, shape)
+  w = jax.random.normal(KEY, (1, 1, shape[-1], features)) / shape[-1] ** 0.5
+  run = jax.jit(ops.conv)
+  assert product == ("stablehlo.convolution" not in run.lower(x, w).as_text())
+  np.testing.assert_allclose(run(x, w), ops.conv(x, w, plain=True), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel, each", [((3, 3), 4), ((5, 3), 2)])
 @pytest.mark.parametrize("size", [(9, 8), (31, 7)])  # whose rows are summed at once, and in parts
 def test_groups_of_few_channels_go_side_by_side(kernel, each, size):

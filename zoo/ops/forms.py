@@ -72,6 +72,12 @@ class Layer:
     return "tiled" if self._tiled else "dense"
 
   @property
+  def small(self) -> bool:
+    """Whether 1x1 is of one small map and a middling kernel, where YNNPACK is ahead of Eigen."""
+    few = math.prod(self.y[:3]) <= 64 and self.kernel[-1] >= 320
+    return few and 2**17 <= math.prod(self.kernel) <= 2**19
+
+  @property
   def _narrow(self) -> bool:
     """Whether `narrow` can, and is the faster: it turns channels and groups around."""
     turned = self.groups % 16 == 0 and self.kernel[2] in (2, 4)
@@ -125,8 +131,8 @@ def learn_of(form):
 
 
 def pointwise(x, kernel, *, layer):
-  """1x1 over a map: as any convolution, by Eigen, which is ahead of YNNPACK's products here."""
-  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[1:3]) > 1
+  """1x1 over a map: as any convolution, by Eigen, which is mostly ahead of YNNPACK's products."""
+  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[1:3]) > 1 and not layer.small
   return (plain if by_eigen else product)(x, kernel, layer=layer)
 
 
