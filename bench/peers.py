@@ -95,7 +95,7 @@ def fetched(value) -> np.ndarray:
 
 def flaxzoo(twin: Twin) -> Run:
   run = _jitted(twin, *zoo.fold(twin.model, twin.variables, size=twin.images.shape[1:3]))
-  twin.traffic = run.func.cost_analysis()["bytes accessed"]
+  twin.traffic = run.func.lower(*run.args).compile().cost_analysis()["bytes accessed"]
   return run
 
 
@@ -119,8 +119,7 @@ def answer(ends):
 def _jitted(twin: Twin, model, variables) -> partial:
   run = jax.jit(lambda variables, image: answer(model.apply(variables, image, train=False)))
   variables = jax.tree.map(lambda x: jnp.asarray(x, model.numerics.dtype), variables)
-  image = jax.device_put(twin.images)
-  return partial(run.lower(variables, image).compile(), variables, image)
+  return partial(run, variables, jax.device_put(twin.images))
 
 
 def session(graph: bytes):
