@@ -168,7 +168,8 @@ class Numerics:
     )  # fmt: skip
 
   def dense(self, features: int, *, bias: bool = True, name: str) -> nn.Dense:
-    return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
+    dot = None if self.plain else ops.dot
+    return nn.Dense(features, use_bias=bias, dtype=self.dtype, dot_general=dot, name=name)
 
   def materialized(self, x):
     """A residual block's sum, which all later blocks of its stage read."""
