@@ -4,7 +4,6 @@ from functools import partial
 import itertools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -159,24 +158,6 @@ def test_the_last_layers_of_small_networks_are_products_of_matrices(shape, featu
   run = jax.jit(ops.conv)
   assert product == ("stablehlo.convolution" not in run.lower(x, w).as_text())
   np.testing.assert_allclose(run(x, w), ops.conv(x, w, plain=True), rtol=1e-4, atol=1e-5)
-
-
-def test_dense_layers_are_their_products():
-  x, w = jax.random.normal(KEY, (5, 12)), jax.random.normal(KEY, (12, 7))
-  of_last = lambda x: (((x.ndim - 1,), (0,)), ((), ()))
-  fast, plain = (lambda x, w, dot=dot: dot(x, w, of_last(x)) for dot in (ops.dot, lax.dot_general))
-
-  def curve(run):
-    slope = jax.grad(lambda x, w: jnp.sum(jnp.sin(run(x, w))), (0, 1))
-    return run(x, w), *slope(x, w), *jax.jvp(slope, (x, w), (jnp.cos(x), jnp.cos(w)))[1]
-
-  for got, want in zip(curve(fast), curve(plain), strict=True):
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
-  lowered = lambda to: jax.jit(fast).trace(x, w).lower(lowering_platforms=(to,)).as_text()
-  assert "stablehlo.convolution" in lowered("cpu")
-  assert "stablehlo.convolution" not in lowered("cuda")
-  more = jax.random.normal(KEY, (3, 5, 12))
-  np.testing.assert_array_equal(fast(more, w), plain(more, w))
 
 
 @pytest.mark.parametrize("kernel, each", [((3, 3), 4), ((5, 3), 2)])

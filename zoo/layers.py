@@ -168,8 +168,7 @@ class Numerics:
     )  # fmt: skip
 
   def dense(self, features: int, *, bias: bool = True, name: str) -> nn.Dense:
-    dot = None if self.plain else ops.dot
-    return nn.Dense(features, use_bias=bias, dtype=self.dtype, dot_general=dot, name=name)
+    return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
 
   def materialized(self, x):
     """A residual block's sum, which all later blocks of its stage read."""

@@ -51,20 +51,6 @@ def conv(
   return forms.conv(x, kernel, **args)
 
 
-def dot(x: jax.Array, kernel: jax.Array, dimensions, precision=None) -> jax.Array:
-  """`lax.dot_general` as a dense layer asks for it; [b c] with [c f] is a 1x1 convolution."""
-  if x.ndim != 2 or precision is not None:
-    return lax.dot_general(x, kernel, dimensions, precision=precision)
-  return _fastest_dot(x, kernel)
-
-
-@jax.jit
-def _fastest_dot(x, kernel):
-  one = dict(stride=(1, 1), pads=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
-  by_form = lambda x, kernel: forms.conv(x[:, None, None], kernel[None, None], **one)[:, 0, 0]
-  return lax.platform_dependent(x, kernel, cpu=by_form, default=operator.matmul)
-
-
 def conv_transpose(
   x: jax.Array,
   kernel: jax.Array,

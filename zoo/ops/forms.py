@@ -132,7 +132,7 @@ def learn_of(form):
 
 def pointwise(x, kernel, *, layer):
   """1x1 over a map: as any convolution, by Eigen, which is mostly ahead of YNNPACK's products."""
-  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[:3]) > 1 and not layer.small
+  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[1:3]) > 1 and not layer.small
   return (plain if by_eigen else product)(x, kernel, layer=layer)
 
 
@@ -313,13 +313,10 @@ def columns_learn(x, dy, *, layer):
 
 
 def product_learn(x, dy, *, layer):
-  """1x1: the narrower side's rows first; XLA would turn the product around without the barrier.
-
-  Of few pixels the product takes less time than its result's turning.
-  """
+  """1x1: the narrower side's rows first; XLA would turn the product around without the barrier."""
   x = every(pad(x, layer.pads, 0), layer.stride).reshape(-1, layer.x[-1])
   dy = dy.reshape(-1, layer.y[-1])
-  if x.shape[1] <= dy.shape[1] or len(x) <= 128:
+  if x.shape[1] <= dy.shape[1]:
     return (x.T @ dy).reshape(layer.kernel)
   return lax.optimization_barrier(dy.T @ x).T.reshape(layer.kernel)
 
