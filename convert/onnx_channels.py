@@ -55,8 +55,9 @@ def _mixed(inputs: Sequence[str], known: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _halves(nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: set[str]):
-  """Of concatenations of two convolutions that are no whole blocks: {their output: of whom}.
+  """Concatenations of two convolutions that are no whole blocks.
 
+  {their output: {a convolution's: how many channels of the other are before and behind its own}}.
   Such a one is the sum of both, each with zeros for the other: its channels lie side by side as
   those that it is to be added to.
   """
@@ -75,8 +76,11 @@ def _halves(nodes: Sequence[Node], known: Mapping[str, np.ndarray], wanted: set[
   for op, inputs, out, attributes in nodes:
     if op == "Concat" and len(inputs) == 2 and out in wanted:
       parts = [half(name, attributes["axis"]) for name in inputs]
-      if all(parts) and any(len(known[makers[part][1][1]]) % BLOCK for part in parts):
-        halves[out] = parts
+      if not all(parts):
+        continue
+      first, second = (len(known[makers[part][1][1]]) for part in parts)
+      if first % BLOCK or second % BLOCK:
+        halves[out] = {parts[0]: (0, second), parts[1]: (first, 0)}
   return halves
 
 
@@ -104,10 +108,7 @@ class _Rounding:
     self.known = dict(known)
     self.wanted = _wanted(nodes, known)
     self.halves = _halves(nodes, known, self.wanted)
-    channels = {out: len(known[i[1]]) for op, i, out, _ in nodes if op == "Conv" and i[1] in known}
-    self.beside = {}  # of a half: how many channels of the other are before and behind its own
-    for one, other in self.halves.values():
-      self.beside |= {one: (0, channels[other]), other: (channels[one], 0)}
+    self.beside = {part: of for parts in self.halves.values() for part, of in parts.items()}
     self.nodes: list[Node] = []
     # Of a tensor: the axis of its channels, and which one each is, -1 what was added.
     self.layouts: dict[str, tuple[int, np.ndarray]] = {}

@@ -1,6 +1,7 @@
 """Single operations and small programs as ONNX graphs, run by onnxruntime beside JAX."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from convert import onnx_graph
+from zoo.ops import conv as ops
+from zoo.ops.forms import every
 
 pytest.importorskip("onnx", reason="pip install flaxzoo[onnxruntime]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install flaxzoo[references]")
@@ -33,23 +36,17 @@ def padded(x, before, after):
   return jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
 
 
-def every(x, step: int = 2, first: int = 0):
-  """x[:, first::step, first::step], which is traced as no slice where an axis is free."""
-  x = lax.slice_in_dim(x, first, None, step, 1)
-  return lax.slice_in_dim(x, first, None, step, 2)
-
-
 SLICES = {  # (program, how many of which operations)
-  "every second": (every, {"MaxPool": 1}),
-  "every third row": (lambda x: lax.slice_in_dim(x, 0, None, 3, 1), {"MaxPool": 1}),
-  "from the second on": (lambda x: every(x, 2, 1), {"Conv": 1}),
-  "behind a border": (lambda x: every(padded(x, 0, 1)[:, 1:, 1:]), {"Conv": 1}),
-  "a border before": (lambda x: every(padded(x, 1, 0)), {"Conv": 1}),
-  "in two steps": (lambda x: every(every(x)), {"MaxPool": 1}),
-  "far from the edge": (lambda x: every(x[:, 2:-1, 2:-1]), {"Slice": None}),
+  "every second": (lambda x: every(x, (2, 2)), {"MaxPool": 1}),
+  "every third row": (lambda x: every(x, (3, 1)), {"MaxPool": 1}),
+  "from the second on": (lambda x: every(x[:, 1:, 1:], (2, 2)), {"Conv": 1}),
+  "behind a border": (lambda x: every(padded(x, 0, 1)[:, 1:, 1:], (2, 2)), {"Conv": 1}),
+  "a border before": (lambda x: every(padded(x, 1, 0), (2, 2)), {"Conv": 1}),
+  "in two steps": (lambda x: every(every(x, (2, 2)), (2, 2)), {"MaxPool": 1}),
+  "far from the edge": (lambda x: every(x[:, 2:-1, 2:-1], (2, 2)), {"Slice": None}),
   "a part": (lambda x: lax.slice_in_dim(x, 1, 5, 2, 1), {"Slice": None}),
-  "a border behind": (lambda x: every(padded(x[:, 1:, 1:], 1, 1)), {"Pad": 1}),
-  "whole numbers": (lambda x: every(x.astype(jnp.int32)), {"Slice": None}),
+  "a border behind": (lambda x: every(padded(x[:, 1:, 1:], 1, 1), (2, 2)), {"Pad": 1}),
+  "whole numbers": (lambda x: every(x.astype(jnp.int32), (2, 2)), {"Slice": None}),
 }
 
 
@@ -65,11 +62,7 @@ def test_slices_with_steps(name, size):
     assert not found.keys() & {"Slice", "Pad"}
 
 
-def convolved(x, kernel, groups: int = 1):
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
-  )  # fmt: skip
+convolved = partial(ops.conv, plain=True)
 
 
 def narrow_depthwise(x, first, second, third):
@@ -131,7 +124,7 @@ def test_channels_in_whole_blocks(name):
 )  # fmt: skip
 def test_narrow_groups_side_by_side(size, before, groups, merged):
   shape = (3, 3, before, size * groups)
-  run = lambda x, kernel: convolved(x, kernel, groups)
+  run = partial(convolved, groups=groups)
   graph, got, want = written(run, 7, before * groups, [shape])
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
   [node] = [node for node in graph.node if node.op_type == "Conv"]

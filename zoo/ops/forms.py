@@ -59,7 +59,9 @@ class Layer:
   def kind(self) -> str:
     """Which row of the tables below it takes on a CPU."""
     if self.kernel[:2] == (1, 1):
-      return "pointwise" if self.groups == 1 else "pointwise grouped"
+      if self.groups > 1:
+        return "pointwise grouped"
+      return "pointwise" if self._by_eigen else "pointwise product"
     if self.groups == self.x[-1] == self.kernel[-1]:
       return "depthwise"
     few = math.prod(self.kernel[:3]) <= THIN and self.dtype.itemsize >= 4  # halves would be summed
@@ -72,10 +74,14 @@ class Layer:
     return "tiled" if self._tiled else "dense"
 
   @property
-  def small(self) -> bool:
-    """Whether 1x1 is of one small map and a middling kernel, where YNNPACK is ahead of Eigen."""
-    few = math.prod(self.y[:3]) <= 64 and self.kernel[-1] >= 320
-    return few and 2**17 <= math.prod(self.kernel) <= 2**19
+  def _by_eigen(self) -> bool:
+    """Whether 1x1 goes as it is: XLA makes a product of it after YNNPACK took its own.
+
+    Eigen is ahead, but for a single pixel, or one small map and a middling kernel.
+    """
+    pixels, weights = math.prod(self.y[:3]), math.prod(self.kernel)
+    small = pixels <= 64 and self.kernel[-1] >= 320 and 2**17 <= weights <= 2**19
+    return self.dtype == jnp.float32 and math.prod(self.y[1:3]) > 1 and not small
 
   @property
   def _narrow(self) -> bool:
@@ -128,12 +134,6 @@ def learn_of(form):
 
 
 # Forms in JAX that XLA's CPU backend is fast at.
-
-
-def pointwise(x, kernel, *, layer):
-  """1x1 over a map: as any convolution, by Eigen, which is mostly ahead of YNNPACK's products."""
-  by_eigen = layer.dtype == jnp.float32 and math.prod(layer.y[1:3]) > 1 and not layer.small
-  return (plain if by_eigen else product)(x, kernel, layer=layer)
 
 
 def product(x, kernel, *, layer):
@@ -322,16 +322,17 @@ def product_learn(x, dy, *, layer):
 
 
 FORMS = {
-  "pointwise": pointwise, "pointwise grouped": product, "depthwise": shifted, "grouped": blocks,
-  "grouped strided": blocks, "narrow": narrow, "thin": thin, "tiled": tiles, "dense": plain,
+  "pointwise": plain, "pointwise product": product, "pointwise grouped": product,
+  "depthwise": shifted, "grouped": blocks, "grouped strided": blocks, "narrow": narrow,
+  "thin": thin, "tiled": tiles, "dense": plain,
 }  # fmt: skip
 # Where autodiff of the form is not the fastest.
 BACKS = {
   "pointwise": back_of(product), "narrow": narrow_back, "thin": back_of(plain), "tiled": tiled_back,
 }  # fmt: skip
 LEARNS = {
-  "pointwise": product_learn, "depthwise": scanned_learn, "grouped strided": columns_learn,
-  "narrow": narrow_learn, "thin": learn_of(plain),
+  "pointwise": product_learn, "pointwise product": product_learn, "depthwise": scanned_learn,
+  "grouped strided": columns_learn, "narrow": narrow_learn, "thin": learn_of(plain),
 }  # fmt: skip
 # Whose maps are computed once: their forms read them many times, or turned around, and XLA would
 # make each reading anew from the map before the norm.
