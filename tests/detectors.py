@@ -34,7 +34,6 @@ def greedy(boxes, scores, iou: float):
 @pytest.fixture(scope="module")
 def detection():
   """torchvision.models.detection, on plain Python where it wants compiled operators."""
-  pytest.importorskip("torch", reason="pip install flaxzoo[references]")
   library = parity.import_torchvision().models.detection
   from torchvision.ops import boxes, poolers
 

@@ -9,7 +9,7 @@ that the published files use, and both see the same images.
 from collections.abc import Callable, Mapping
 import dataclasses
 from functools import partial
-import importlib
+import importlib.util
 import math
 import re
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 from flax import traverse_util
 import jax
 import numpy as np
+import pytest
 
 from convert import engine, rules
-from convert.commands.originals import import_torchvision
+from convert.commands import originals
 import zoo
 from zoo import catalog, layers
 
@@ -48,6 +49,14 @@ class Case:
 
   def __str__(self):
     return f"{self.variant}-{re.split('[.:]', self.reference)[0]}"
+
+
+def import_torchvision():
+  """torchvision; where it is not installed the test is skipped."""
+  for name in ("torch", "torchvision"):
+    if importlib.util.find_spec(name) is None:
+      pytest.skip(f"{name} is not installed: pip install flaxzoo[references]")
+  return originals.import_torchvision()
 
 
 def build(case: Case):

@@ -20,9 +20,6 @@ def some_boxes(n: int, size: float = 100.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def torchvision_ops():
-  pytest.importorskip(
-    "torch", reason="the originals are torch functions: pip install .[references]"
-  )
   parity.import_torchvision()
   from torchvision import ops
 

@@ -187,7 +187,6 @@ VIEWS = [
 
 @pytest.mark.parametrize("preprocess", VIEWS, ids=lambda p: f"{p.size}of{p.resize}")
 def test_evaluation_view_equals_torchvision(preprocess):
-  pytest.importorskip("torch", reason="torchvision is the original: pip install .[references]")
   parity.import_torchvision()
   from torchvision import transforms as original
 

@@ -76,7 +76,6 @@ def test_as_torchvision_does():
 
 
 def test_as_timm_does():
-  pytest.importorskip("torch", reason="pip install flaxzoo[references]")
   parity.import_torchvision()
   timm = pytest.importorskip("timm")
 

@@ -634,7 +634,6 @@ def test_one_device_equals_four():
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_stochastic_depth_rises_as_in_timm(name):
-  pytest.importorskip("torch", reason="torch is not installed (pip install .[references])")
   parity.import_torchvision()  # before timm, which imports it
   timm = pytest.importorskip("timm", reason="timm is not installed (pip install .[references])")
   parts = timm.create_model(name, drop_path_rate=0.3).modules()

@@ -288,7 +288,6 @@ def test_rules_map_every_name_of_the_original(name):
 
 @pytest.mark.parametrize("name", [n for n, r in catalog.WEIGHTS.items() if "hf:timm/" in r.where])
 def test_pixels_are_prepared_as_timm_says(name):
-  pytest.importorskip("torch", reason="timm needs it")
   parity.import_torchvision()
   timm = pytest.importorskip("timm")
   row = catalog.WEIGHTS[name]

@@ -16,9 +16,10 @@ from flax import traverse_util
 import jax
 import numpy as np
 
+import convert
 from convert.commands import export
 import zoo
-from zoo.fetch import cache_dir
+from zoo.fetch import cache_dir, version
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -45,8 +46,9 @@ def onnxruntime_logits(
 
 
 def _place(variables: Mapping[str, Any], record: zoo.Record) -> Path:
-  """Where the graph of these arrays is kept."""
-  facts = (record.variant, record.weights, sorted(record.fields.items()), record.preprocess)
+  """Where the graph of these arrays is kept, as this version of the package writes it."""
+  fields = sorted(record.fields.items())
+  facts = (version(convert), record.variant, record.weights, fields, record.preprocess)
   digest = hashlib.sha256(repr(facts).encode())
   for name, array in sorted(traverse_util.flatten_dict(dict(variables), sep="/").items()):
     digest.update(name.encode())

@@ -26,6 +26,8 @@ import urllib.error
 import urllib.request
 import zipfile
 
+import flax
+import jax
 from tqdm import tqdm
 
 CHUNK = 1 << 20
@@ -39,6 +41,17 @@ def cache_dir() -> Path:
   """$FLAXZOO_CACHE, else flaxzoo/ in the user's cache folder."""
   base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
   return Path(os.environ.get("FLAXZOO_CACHE") or Path(base) / "flaxzoo")
+
+
+def version(*others: types.ModuleType) -> str:
+  """A hash of all that a trace depends on, and of the sources of other packages.
+
+  In the name of a cached file it keeps what an older version wrote from being read.
+  """
+  folders = [Path(__file__).parent, *(Path(other.__file__).parent for other in others)]
+  sources = (source for folder in folders for source in sorted(folder.rglob("*.py")))
+  texts = [jax.__version__.encode(), flax.__version__.encode(), *(s.read_bytes() for s in sources)]
+  return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 
 def sha256_of(path: Path) -> str:

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
 import json
 import math
-from pathlib import Path
 
-import flax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,7 +58,7 @@ def measure(
 def measure_once(model: nn.Module, variant: str, size: Size, channels: int = 3):
   """`measure`, remembered on disk for as long as the sources and libraries are the same."""
   height, width = pair(size)
-  path = fetch.cache_dir() / "info" / f"{variant}-{height}x{width}-{_version()}.json"
+  path = fetch.cache_dir() / "info" / f"{variant}-{height}x{width}-{fetch.version()}.json"
   if path.exists():
     params, multiply_adds, features = json.loads(path.read_text())
     return params, multiply_adds, tuple(Feature(*f) for f in features)
@@ -69,13 +66,6 @@ def measure_once(model: nn.Module, variant: str, size: Size, channels: int = 3):
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps([*found[:2], [dataclasses.astuple(f) for f in found[2]]]))
   return found
-
-
-def _version() -> str:
-  """A hash of all that a trace depends on."""
-  sources = sorted(Path(__file__).parent.rglob("*.py"))
-  texts = [jax.__version__.encode(), flax.__version__.encode(), *(s.read_bytes() for s in sources)]
-  return hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
 
 
 def _multiply_adds(jaxpr) -> int:
