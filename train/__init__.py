@@ -12,8 +12,8 @@ def memory() -> dict[str, str]:
   """What the environment lacks for an allocator that suits XLA on a CPU.
 
   XLA asks for the buffers of each step anew. glibc maps them, and the kernel clears them by pages
-  of 4 KB unless it is asked for large ones; jemalloc, where it is installed, keeps them (BUILD.md,
-  "Speed"). What a user chose stays.
+  of 4 KB unless it is asked for large ones; jemalloc, where it is installed, keeps them
+  (bench/speed.md). What a user chose stays.
   """
   if sys.platform != "linux" or LARGE_PAGES.keys() & os.environ.keys():
     return {}

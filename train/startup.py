@@ -30,7 +30,7 @@ class Config:
 def own_convolutions() -> None:
   """Before anything uses JAX: on CPUs XLA's own convolutions.
 
-  It gives them to YNNPACK, whose are up to twice as slow (BUILD.md, "Speed"). A user's own
+  It gives them to YNNPACK, whose are up to twice as slow (bench/speed.md). A user's own
   XLA_FLAGS come later, and win.
   """
   flags = os.environ.get("XLA_FLAGS", "")

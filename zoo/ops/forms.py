@@ -3,7 +3,7 @@
 y = conv(x, kernel), x' = back(y', kernel) and kernel' = learn(x, y') are the three sides of one sum
 over products of x, kernel and y; each is linear in its two arguments, and its transposes are the
 other two. So derivatives of every order are there, and a network's trace has one equation for a
-layer, whatever form it takes. BUILD.md, "Speed", says which form and why.
+layer, whatever form it takes. BUILD.md, "Speed", says which form, bench/speed.md why.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 # Neighbouring groups are joined into dense blocks of at most so many channels; in layers of more
-# than `MANY` they are of twice as many, for each block is compiled by itself (BUILD.md).
+# than `MANY` they are of twice as many, for each block is compiled by itself.
 BLOCK, MANY = 16, 256
 # Values that one of the output is made of, at most, in a layer that is no product of matrices.
 THIN = 36

@@ -86,7 +86,7 @@ def batch_norm(
 
   Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1.  The variance is the biased one, computed
   as Flax does.  On a CPU x * a + b has gradients of its own that read x and y's twice; elsewhere
-  it is Flax's (x - mean) * a + bias and what autodiff makes of it (BUILD.md, "Speed").
+  it is Flax's (x - mean) * a + bias and what autodiff makes of it (bench/speed.md).
   Differentiable backward, as often as one likes, not forward.
   """
   return _forward(x, scale, bias, eps=eps)
