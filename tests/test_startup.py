@@ -6,7 +6,12 @@ import os
 import subprocess
 import sys
 
+import jax
+from jax import lax
+import numpy as np
+
 import train
+from train import startup
 
 NAMES = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_CONF")
 SAYS = f"""
@@ -37,3 +42,15 @@ def test_scripts_choose_an_allocator_and_importing_code_does_not(tmp_path):
   for own in ({"GLIBC_TUNABLES": "own"}, {"LD_PRELOAD": "libm.so.6"}, {"MALLOC_CONF": "own"}):
     assert environment_of(tmp_path, *script, **own) == pages | own
   assert environment_of(tmp_path, "-c", "import train.options") == {}
+
+
+def test_convolutions_on_a_cpu_are_xlas_own(monkeypatch):
+  """`tests/conftest.py` asks for it as scripts do, before JAX is used."""
+  x, kernel = np.zeros((1, 64, 16, 16), np.float32), np.zeros((64, 64, 3, 3), np.float32)
+  run = jax.jit(lambda x, kernel: lax.conv(x, kernel, (1, 1), "SAME"))
+  text = run.lower(x, kernel).compile().as_text()
+  assert " convolution(" in text and "ynn" not in text
+  monkeypatch.delenv("XLA_FLAGS", raising=False)
+  monkeypatch.setattr(startup, "WORDS", (b"xla_cpu_no_such_flag",))
+  startup.own_convolutions()
+  assert "XLA_FLAGS" not in os.environ  # a process with a flag that XLA does not know would end

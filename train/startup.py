@@ -1,15 +1,19 @@
 """What every script does before its work."""
 
 import dataclasses
+import mmap
 import os
+from pathlib import Path
 
 import jax
+import jaxlib
 
 from train.options import option
 from zoo.fetch import cache_dir
 
 
 OWN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+WORDS = b"xla_cpu_experimental_ynn_fusion_type", b"LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +38,17 @@ def own_convolutions() -> None:
   XLA_FLAGS come later, and win.
   """
   flags = os.environ.get("XLA_FLAGS", "")
-  known = jax.__version_info__[:2] == (0, 10)  # others may not know the flag, and would end
-  if known and OWN_CONVOLUTIONS not in flags:
+  if OWN_CONVOLUTIONS not in flags and _compiled_in(*WORDS):
     os.environ["XLA_FLAGS"] = f"{OWN_CONVOLUTIONS} {flags}"
+
+
+def _compiled_in(*words: bytes) -> bool:
+  """Whether XLA's library holds these words: it ends a process for a flag that it does not know."""
+  for library in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
+    with open(library, "rb") as file:
+      with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        return all(held.find(word) >= 0 for word in words)
+  return False
 
 
 def set_up_compilation() -> None:

@@ -1,7 +1,7 @@
 """LSTM in torch's form and names: gates i, f, g, o side by side, and both of its biases.
 
 Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gates).  The inputs of all steps meet
-their weights in one matrix product; only the recurrent one is left to the scan (BUILD.md, "Reading").
+their weights in one matrix product; only the recurrent one is left to the scan.
 """
 
 from flax import linen as nn
