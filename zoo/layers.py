@@ -171,7 +171,7 @@ class Numerics:
     return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
 
   def materialized(self, x):
-    """A residual block's sum, which all later blocks of its stage read."""
+    """What several layers read, such as a residual block's sum: computed once on a CPU."""
     return x if self.plain else materialized(x)
 
   def max_pool(self, x, kernel: Size, stride: Size, *, padding: Padding = None, ceil=False):
@@ -330,8 +330,8 @@ class InvertedResidual(nn.Module):
       hidden, self.kernel, self.stride, dilation=self.dilation, groups=hidden, name="conv_dw"
     )(y)
     y = act(norm(name=next(names))(y))
-    if self.squeeze is not None:
-      y = self.squeeze(name="se")(y)
+    if self.squeeze is not None:  # which reads the map twice
+      y = self.squeeze(name="se")(n.materialized(y))
     y = n.conv(self.features, name="conv_pwl" if first else "conv_pw")(y)
     y = norm(name=next(names))(y)
     if pair(self.stride) != (1, 1) or c != self.features:
