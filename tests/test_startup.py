@@ -48,7 +48,8 @@ def test_convolutions_on_a_cpu_are_xlas_own(monkeypatch):
   """`tests/conftest.py` asks for it as scripts do, before JAX is used."""
   x, kernel = np.zeros((1, 64, 16, 16), np.float32), np.zeros((64, 64, 3, 3), np.float32)
   run = jax.jit(lambda x, kernel: lax.conv(x, kernel, (1, 1), "SAME"))
-  text = run.lower(x, kernel).compile().as_text()
+  with jax.default_device(jax.devices("cpu")[0]):
+    text = run.lower(x, kernel).compile().as_text()
   assert " convolution(" in text and "ynn" not in text
   monkeypatch.delenv("XLA_FLAGS", raising=False)
   monkeypatch.setattr(startup, "WORDS", (b"xla_cpu_no_such_flag",))
