@@ -13,6 +13,7 @@ A place is written as one string:
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -43,6 +44,7 @@ def cache_dir() -> Path:
   return Path(os.environ.get("FLAXZOO_CACHE") or Path(base) / "flaxzoo")
 
 
+@functools.cache
 def version(*others: types.ModuleType) -> str:
   """A hash of all that a trace depends on, and of the sources of other packages.
 
