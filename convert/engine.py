@@ -335,8 +335,11 @@ def chw_to_hwc(channels: int, height: int, width: int) -> Operation:
   """[out c*h*w] -> [h*w*c out]: the first dense layer after a flatten."""
 
   def ours(array):
-    out = array.reshape(-1, channels, height, width)
-    return out.transpose(2, 3, 1, 0).reshape(height * width * channels, -1)
+    maps = array.reshape(len(array), channels, -1)
+    out = np.empty((height * width, channels, len(maps)), array.dtype)
+    for i in range(0, len(maps), 32):  # all at once takes VGG's 100 million three times as long
+      out[..., i : i + 32] = maps[i : i + 32].transpose(2, 1, 0)
+    return out.reshape(-1, len(maps))
 
   def back(array, shape):
     out = array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)

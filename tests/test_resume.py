@@ -103,30 +103,36 @@ def rows(workdir):
 
 
 @pytest.fixture(scope="module")
-def runs(photos, cache, tmp_path_factory):
-  """(a run never killed, the one killed again and again, what that said after each kill)."""
-  whole, killed = (tmp_path_factory.mktemp("runs") / name for name in ("whole", "killed"))
-  train(whole, photos, cache)
+def whole(photos, cache, tmp_path_factory):
+  """A run never killed."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  train(workdir, photos, cache)
+  return workdir
+
+
+# One test, for where tests run side by side each process would make what several of them share.
+def test_a_run_killed_again_and_again_ends_as_one_never_killed(whole, photos, cache, tmp_path):
+  killed = tmp_path / "killed"
   said, half_written = [], 0
   for reached in KILLS.values():
     said.append(train(killed, photos, cache, until=reached))
     half_written += saving(killed)
   assert half_written  # so a kill did fall into a save
   said.append(train(killed, photos, cache))
-  return whole, killed, said
+  assert not saving(killed)  # what was half-written is gone
 
+  found = [re.search(r"going on with .* at step (\d+)", text) for text in said]
+  steps = [int(match[1]) if match else 0 for match in found]
+  assert steps[:2] == [0, 0] and steps == sorted(steps)
+  assert set(steps) <= {0, 3, 6, 9, 12} and steps[-1] >= 6
+  assert all("from random weights" in text for text, step in zip(said, steps) if not step)
 
-def test_final_state_is_bit_equal(runs):
-  whole, killed, _ = runs
   a, b = final_state(whole), final_state(killed)
   assert jax.tree.structure(a) == jax.tree.structure(b)
   leaves = list(zip(jax.tree.leaves(a), jax.tree.leaves(b)))
   assert len(leaves) > 150  # parameters, statistics, momentum, counters
   assert all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in leaves)
 
-
-def test_history_and_published_files_are_equal(runs):
-  whole, killed, _ = runs
   assert rows(whole) == rows(killed)
   assert len([line for line in rows(killed) if ",train,loss," in line]) == LAST
   assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
@@ -134,21 +140,11 @@ def test_history_and_published_files_are_equal(runs):
   assert all((a[key] == b[key]).all() for key in a.files)
 
 
-def test_starts_go_on_from_whole_checkpoints(runs):
-  _, killed, said = runs
-  found = [re.search(r"going on with .* at step (\d+)", text) for text in said]
-  steps = [int(match[1]) if match else 0 for match in found]
-  assert steps[:2] == [0, 0] and steps == sorted(steps)
-  assert set(steps) <= {0, 3, 6, 9, 12} and steps[-1] >= 6
-  assert all("from random weights" in text for text, step in zip(said, steps) if not step)
-  assert not saving(killed)  # what was half-written is gone
-
-
-def test_a_workdir_that_becomes_read_only(runs, photos, cache, tmp_path):
+def test_a_workdir_that_becomes_read_only(whole, photos, cache, tmp_path):
   """It ends with a sentence; mended, it goes on to the same state."""
   status, text = closed_to_writers(tmp_path / "run", photos, cache)
   assert status == 1 and "Traceback" not in text
   assert re.search(r"cannot save a checkpoint in .*: Permission denied .* none is saved yet", text)
   train(tmp_path / "run", photos, cache)
-  a, b = final_state(runs[0]), final_state(tmp_path / "run")
+  a, b = final_state(whole), final_state(tmp_path / "run")
   assert all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b))))
