@@ -335,11 +335,7 @@ def chw_to_hwc(channels: int, height: int, width: int) -> Operation:
   """[out c*h*w] -> [h*w*c out]: the first dense layer after a flatten."""
 
   def ours(array):
-    maps = array.reshape(len(array), channels, -1)
-    out = np.empty((height * width, channels, len(maps)), array.dtype)
-    for i in range(0, len(maps), 32):  # all at once takes VGG's 100 million three times as long
-      out[..., i : i + 32] = maps[i : i + 32].transpose(2, 1, 0)
-    return out.reshape(-1, len(maps))
+    return _flatten_conv(array.reshape(-1, channels, height, width))
 
   def back(array, shape):
     out = array.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
@@ -355,7 +351,10 @@ def _squeeze(array: np.ndarray) -> np.ndarray:
 def _flatten_conv(array: np.ndarray) -> np.ndarray:
   if array.ndim != 4:
     return array.transpose()
-  return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
+  out = np.empty((*array.shape[2:], *array.shape[1::-1]), array.dtype)
+  for i in range(0, len(array), 32):  # all at once takes VGG's 100 million three times as long
+    out[..., i : i + 32] = array[i : i + 32].transpose(2, 3, 1, 0)
+  return out.reshape(-1, len(array))
 
 
 def _unflatten_conv(array: np.ndarray, shape: Shape) -> np.ndarray:

@@ -137,6 +137,13 @@ def test_operations_against_the_computation_that_they_stand_for():
   conv = dense.reshape(7, 3, 4, 5)
   np.testing.assert_allclose(image.reshape(-1) @ engine.flatten_conv(conv), want)
   np.testing.assert_array_equal(engine.flatten_conv(dense), dense.T)
+  many = RNG.normal(size=(70, 3, 4, 5))  # more outputs than are turned at once
+  want = many.transpose(2, 3, 1, 0).reshape(-1, 70)
+  np.testing.assert_array_equal(engine.flatten_conv(many), want)
+  np.testing.assert_array_equal(engine.chw_to_hwc(3, 4, 5)(many.reshape(70, -1)), want)
+  for other in (np.zeros((7, 3)), np.zeros(())):  # which NumPy would spread over the map, or not
+    with pytest.raises(ValueError, match="cannot reshape"):
+      engine.chw_to_hwc(3, 4, 5)(other)
   one = RNG.normal(size=(7, 3, 1, 1))
   np.testing.assert_array_equal(engine.squeeze(one), one[:, :, 0, 0].T)
   assert engine.squeeze(conv) is conv  # anything else is left to the check of shapes
