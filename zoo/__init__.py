@@ -22,6 +22,7 @@ from zoo.catalog import stages, task
 from zoo.layers import Numerics, Size, pair
 from zoo.listing import Feature, Info
 from zoo.nnx import to_nnx
+from zoo.ops import packed
 from zoo.store import Record
 from zoo.weights import Line, Preprocess, Weights
 
@@ -91,8 +92,9 @@ def shapes(model: nn.Module, *, size: Size = 224, channels: int = 3) -> dict:
 
 
 def fold(
-  model: nn.Module, variables: Mapping[str, Any], *, size: Size = 224, channels: int = 3
-) -> tuple[nn.Module, dict]:
+  model: nn.Module, variables: Mapping[str, Any], *, size: Size = 224, channels: int = 3,
+  cpu_batch: int | None = None,
+) -> tuple[nn.Module, dict]:  # fmt: skip
   """The same function without batch norms, for inference: (model, variables), both new.
 
   A norm right behind a convolution becomes part of its kernel and bias; what is left of the others
@@ -103,13 +105,19 @@ def fold(
     variables: its {"params": ..., "batch_stats": ...}. What only training runs stays as it is.
     size: of images on which to look for the norms, as of `init`; the folded model takes any other.
     channels: of those images.
+    cpu_batch: how many of those images a CPU will see at once, for which kernels are packed: as
+      dictionaries of arrays (`zoo.ops.packed`), of up to 16/9 the size, which is faster there. None
+      packs nothing.
   """
-  with layers.norm_calls() as calls:
+  with layers.norm_calls() as calls, layers.kernel_calls() as kernels:
     shapes(model, size=size, channels=channels)
   behind = layers.behind(calls)
   taken = {norm for norm, _ in behind.values()}
   others = {norm: eps for norm, eps, _ in calls if norm not in taken}
   flat = engine.fold(traverse_util.flatten_dict(dict(variables), sep="/"), behind, others)
+  for path, of in kernels.items() if cpu_batch else ():
+    if layout := packed.layout(of, cpu_batch):
+      flat[f"params/{path}/kernel"] = packed.pack(flat[f"params/{path}/kernel"], layout)
   return _with_fields(model, {"folded": True}), traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import dataclasses
 from functools import partial
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.ops import conv as ops
-from zoo.ops import norm
+from zoo.ops import norm, packed
 from zoo.ops.materialized import materialized
 
 Size = int | tuple[int, int]
@@ -45,16 +46,55 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    shape = (*self.kernel, x.shape[-1] // self.groups, self.features)
-    kernel = self.param("kernel", self.init, shape)
+    kernel = _kernel(self, self.init, self._kernel_shape(x))
     has_bias = self.bias or self.folded and self.has_variable("params", "bias")
     bias = self.param("bias", self.bias_init, (self.features,)) if has_bias else None
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    y = ops.conv(
-      x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation,
-      groups=self.groups, plain=self.plain,
-    )  # fmt: skip
+    if packed.is_packed(kernel):
+      x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
+      y = packed.conv(x, kernel, self.layer(x))
+    else:
+      x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+      y = ops.conv(x, kernel, plain=self.plain, **self._moves())
     return y if bias is None else y + bias
+
+  def layer(self, x) -> ops.Layer:
+    """What it does with such an input."""
+    return ops.layer(x.shape, self._kernel_shape(x), self.dtype or x.dtype, **self._moves())
+
+  def _kernel_shape(self, x):
+    return (*self.kernel, x.shape[-1] // self.groups, self.features)
+
+  def _moves(self):
+    return dict(
+      stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+    )
+
+
+def _kernel(module: nn.Module, init, shape):
+  """The module's parameter, or what `zoo.fold` has packed it to."""
+  given = module.get_variable("params", "kernel")
+  return given if packed.is_packed(given) else module.param("kernel", init, shape)
+
+
+class Dense(nn.Dense):
+  """`nn.Dense`, whose kernel `zoo.fold` may have packed."""
+
+  @nn.compact
+  def __call__(self, x):  # no call of Flax's within: interceptors would meet both
+    kernel = _kernel(self, self.kernel_init, (x.shape[-1], self.features))
+    bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+    if packed.is_packed(kernel):
+      x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
+      y = packed.dense(x, kernel)
+    else:
+      x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+      y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else y + bias
+
+  def layer(self, x) -> ops.Layer:
+    """What it does with such an input, as a convolution of single pixels."""
+    kernel = (1, 1, x.shape[-1], self.features)
+    return ops.layer((math.prod(x.shape[:-1]), 1, 1, x.shape[-1]), kernel, self.dtype or x.dtype)
 
 
 class Affine(nn.Module):
@@ -167,8 +207,8 @@ class Numerics:
       dtype=self.dtype, name=name,
     )  # fmt: skip
 
-  def dense(self, features: int, *, bias: bool = True, name: str) -> nn.Dense:
-    return nn.Dense(features, use_bias=bias, dtype=self.dtype, name=name)
+  def dense(self, features: int, *, bias: bool = True, name: str) -> Dense:
+    return Dense(features, use_bias=bias, dtype=self.dtype, name=name)
 
   def materialized(self, x):
     """What several layers read, such as a residual block's sum: computed once on a CPU."""
@@ -221,6 +261,24 @@ def norm_calls() -> Iterator[list[tuple[str, float, str]]]:
 
   with nn.intercept_methods(watch):
     yield calls
+
+
+@contextlib.contextmanager
+def kernel_calls() -> Iterator[dict[str, list[ops.Layer]]]:
+  """Fills {path of a convolution or dense layer: what each of its calls does}.
+
+  Of the models that are traced within the context; a dense layer is one of single pixels.
+  """
+  found: dict[str, list[ops.Layer]] = {}
+
+  def watch(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, (Conv, Dense)) and context.method_name == "__call__":
+      found.setdefault("/".join(module.path), []).append(module.layer(args[0]))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(watch):
+    yield found
 
 
 @contextlib.contextmanager

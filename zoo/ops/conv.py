@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.ops import forms
-from zoo.ops.forms import Pads, Pair, pad, taps
+from zoo.ops.forms import Layer, Pads, Pair, pad, taps
 from zoo.ops.materialized import dear
 
 
@@ -44,11 +44,19 @@ def conv(
   plain: bool = False,
 ) -> jax.Array:
   """Cross-correlation: [b h w c] with kernel [kh kw c/groups f] -> [b h' w' f]."""
-  pads = resolve_pads(padding, x.shape[1:3], kernel.shape[:2], stride, dilation)
-  args = dict(stride=tuple(stride), pads=pads, dilation=tuple(dilation), groups=groups)
-  if plain:
-    return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, x.dtype, **args))
-  return forms.conv(x, kernel, **args)
+  moves = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+  return (forms.plain if plain else forms.conv)(
+    x, kernel, layer=layer(x.shape, kernel.shape, x.dtype, **moves)
+  )
+
+
+def layer(
+  x: tuple[int, ...], kernel: tuple[int, ...], dtype: jnp.dtype, *, stride: Pair = (1, 1),
+  padding: str | Pads = "SAME", dilation: Pair = (1, 1), groups: int = 1,
+) -> Layer:  # fmt: skip
+  """What `conv` does with arrays of these shapes."""
+  pads = resolve_pads(padding, x[1:3], kernel[:2], stride, dilation)
+  return Layer(x, kernel, jnp.dtype(dtype), tuple(stride), pads, tuple(dilation), groups)
 
 
 def conv_transpose(

@@ -90,19 +90,24 @@ class Layer:
     return turned and self.kernel[-1] == self.x[-1] and self.stride == (1, 1)
 
   @property
+  def tileable(self) -> bool:
+    """Whether `tiles` can, without being felt."""
+    simple = self.kernel[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
+    inside = all(0 <= side <= 2 for pads in self.pads for side in pads)
+    exact = self.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
+    return self.groups == 1 and simple and inside and exact
+
+  @property
   def _tiled(self) -> bool:
     """Whether `tiles` can, and is the faster."""
     b, h, w, features = self.y
-    simple = self.kernel[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
-    inside = all(0 <= side <= 2 for pads in self.pads for side in pads)
     narrower = min(self.x[-1], features)
     large = narrower >= 128 and b * -(-h // 2) * -(-w // 2) * narrower >= TILED
-    exact = self.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
-    return simple and inside and large and exact
+    return self.tileable and large
 
 
-def conv(x: jax.Array, kernel: jax.Array, **moves) -> jax.Array:
-  return CONV.bind(x, kernel, layer=Layer(x.shape, kernel.shape, x.dtype, **moves))
+def conv(x: jax.Array, kernel: jax.Array, *, layer: Layer) -> jax.Array:
+  return CONV.bind(x, kernel, layer=layer)
 
 
 # The plain operation, and what autodiff makes of a form.
@@ -150,7 +155,8 @@ def product(x, kernel, *, layer):
 def shifted(x, kernel, *, layer):
   """Depthwise: kh*kw shifted slices, each scaled, summed; XLA:CPU fuses them into one loop."""
   size = kernel.shape[:2]
-  slices = taps(pad(x, layer.pads, 0), size, layer.stride, layer.dilation)
+  x = lax.optimization_barrier(pad(x, layer.pads, 0))  # else the tap in the middle reads x besides
+  slices = taps(x, size, layer.stride, layer.dilation)
   weights = kernel.reshape(size[0] * size[1], -1)
   return reduce(operator.add, (tap * w for tap, w in zip(slices, weights)))
 
@@ -240,24 +246,33 @@ def tiles(x, kernel, *, layer):
 
   Each 2x2 of the output from 4x4 of the input, by 16 products instead of 36.
   """
-  return _tiles(x, [kernel[i, j] for i in range(3) for j in range(3)], operator.matmul, layer)
+  return of_tiles(x, tile_kernel(rows_of_taps(kernel)), operator.matmul, layer)
 
 
 def tiled_back(dy, kernel, *, layer):
   layer = _backwards(layer, (3, 3, *layer.kernel[:1:-1]))
-  grid = [kernel[i, j] for i in (2, 1, 0) for j in (2, 1, 0)]
-  return _tiles(dy, grid, lambda x, k: x @ k.T, layer)  # so no large kernel is transposed
+  kernels = tile_kernel(rows_of_taps(kernel)[::-1])
+  return of_tiles(dy, kernels, lambda x, k: x @ k.T, layer)  # so no large kernel is transposed
 
 
-def _tiles(x, kernel, multiply, layer):
+def tile_kernel(nine: list) -> list:
+  """What `tiles` multiplies with, 16 x [c f], of a kernel's taps."""
+  return _both_ways(lambda a, b, c: (a, (a + c) / 2 + b / 2, (a + c) / 2 - b / 2, c), nine)
+
+
+def rows_of_taps(kernel) -> list:
+  """[kh kw c f] -> kh*kw x [c f]."""
+  return [tap for row in kernel for tap in row]
+
+
+def of_tiles(x, kernels, multiply, layer):
+  """`tiles` with the 16 of `tile_kernel`, each of which `multiply` takes behind [pixels c]."""
   b, h, w, features = layer.y
   high, wide = -(-h // 2), -(-w // 2)
   ((top, _), (left, _)), (height, width) = layer.pads, layer.x[1:3]
   x = pad(x, ((top, 2 * high + 2 - height - top), (left, 2 * wide + 2 - width - left)), 0)
   corners = _both_ways(lambda a, b, c, d: (a - c, b + c, c - b, b - d), [*taps(x, (4, 4), (2, 2))])
-  halves = lambda a, b, c: (a, (a + c) / 2 + b / 2, (a + c) / 2 - b / 2, c)
-  pairs = zip(corners, _both_ways(halves, kernel))
-  found = [multiply(x.reshape(-1, x.shape[-1]), kernel) for x, kernel in pairs]
+  found = [multiply(x.reshape(-1, x.shape[-1]), k) for x, k in zip(corners, kernels)]
   y = jnp.stack(_both_ways(lambda a, b, c, d: (a + b + c, b - c - d), found))
   y = y.reshape(2, 2, b, high, wide, features).transpose(2, 3, 0, 4, 1, 5)
   return y.reshape(b, 2 * high, 2 * wide, features)[:, :h, :w]

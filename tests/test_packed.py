@@ -1,0 +1,59 @@
+"""`zoo.ops.packed`: convolutions with packed kernels, against XLA's own with the kernel itself."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from zoo.ops import conv, packed
+
+WIDE = (3, 3, 128, 64)
+
+
+def of(x, kernel, dtype=np.float64, **moves):
+  return conv.layer(x, kernel, dtype, **moves)
+
+
+@pytest.mark.parametrize(
+  "layer",
+  [
+    of((2, 9, 12, 128), WIDE),
+    of((1, 8, 7, 128), WIDE, padding="VALID"),
+    of((1, 5, 6, 64), (3, 3, 64, 96), padding=((2, 0), (1, 2))),
+    of((2, 9, 8, 512), (1, 1, 512, 640)),
+    of((1, 9, 8, 512), (1, 1, 512, 640), stride=(2, 3), padding=((1, 0), (0, 2))),
+    of((3, 1, 1, 4096), (1, 1, 4096, 64)),
+  ],
+  ids=str,
+)
+def test_a_packed_convolution_equals_the_plain_one(layer):
+  random = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    x, kernel = random.normal(size=layer.x), random.normal(size=layer.kernel)
+    layout = packed.layout([layer], 1)
+    got = packed.conv(jax.numpy.asarray(x), packed.pack(kernel, layout), layer)
+    moves = dict(stride=layer.stride, padding=layer.pads)
+    want = conv.conv(jax.numpy.asarray(x), jax.numpy.asarray(kernel), plain=True, **moves)
+  assert got.shape == layer.y
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+def test_which_layers_are_packed():
+  assert packed.layout([of((1, 14, 14, 128), WIDE)], 8) == "tiles"
+  for moves in ({"stride": (2, 2)}, {"dilation": (2, 2)}, {"padding": ((3, 0), (1, 1))}):
+    assert packed.layout([of((1, 14, 14, 128), WIDE, **moves)], 1) is None
+  assert packed.layout([of((1, 14, 14, 128), (3, 3, 2, 128), groups=64)], 1) is None
+  assert packed.layout([of((1, 14, 14, 128), WIDE, dtype=np.float16)], 1) is None
+  assert packed.layout([of((1, 14, 14, 32), (3, 3, 32, 64))], 1) is None  # few weights
+  assert packed.layout([of((1, 224, 224, 128), WIDE)], 1) is None  # many pixels
+  one = of((1, 14, 14, 512), (1, 1, 512, 512))
+  assert [packed.layout([one], batch) for batch in (1, 2, 3)] == ["turned", "turned", None]
+  assert packed.layout([of((1, 14, 14, 512), (1, 1, 512, 511))], 1) is None
+  assert packed.layout([of((1, 14, 14, 1024), (1, 1, 512, 1024), groups=2)], 1) is None
+
+
+def test_a_layer_that_is_called_twice_is_packed_if_both_gain():
+  small, large = of((1, 7, 7, 512), (1, 1, 512, 512)), of((1, 28, 28, 512), (1, 1, 512, 512))
+  assert packed.layout([small, dataclasses.replace(small, x=(1, 9, 9, 512))], 1) == "turned"
+  assert packed.layout([small, large], 1) is None

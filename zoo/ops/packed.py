@@ -1,0 +1,72 @@
+"""Kernels laid out once, as a CPU multiplies them fastest, instead of in every call.
+
+Of a network whose kernels stay as they are. A packed kernel is a dictionary with one entry, whose
+name says the layout: {"tiles": 16 x [c f]}, Winograd's of a 3x3 kernel, or {"turned": [f c]}, of
+1x1 kernels and dense layers with many weights and few pixels. bench/speed.md, "Packed kernels", has
+the measurements behind the limits below.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from jax import lax
+
+from zoo.ops import forms
+from zoo.ops.materialized import materialized
+
+# Weights of one tap from which on tiles are the faster, and pixels of a map up to which.
+TILED, LARGE = 4096, 112 * 112
+# Weights from which on a kernel is turned, and pixels of all maps up to which.
+MANY, FEW = 2**18, 400
+
+
+def layout(calls: Iterable[forms.Layer], batch: int) -> str | None:
+  """The one that makes each call of a layer faster on a CPU, "tiles" or "turned", or None.
+
+  `calls` are of one image, `batch` so many are computed at once.
+  """
+  [found, *others] = {_layout(layer, batch) for layer in calls}
+  return None if others else found
+
+
+def _layout(layer, batch):
+  b, h, w, features = layer.y
+  weights = layer.x[-1] * features
+  if layer.tileable:
+    return "tiles" if weights >= TILED and h * w <= LARGE else None
+  few = weights >= MANY and batch * b * h * w <= FEW
+  one = layer.kernel[:2] == (1, 1) and layer.groups == 1
+  return "turned" if one and few and layer.dtype.itemsize >= 4 else None
+
+
+def pack(kernel: Any, layout: str) -> dict[str, Any]:
+  """Of a kernel [3 3 c f] for "tiles", of [1 1 c f] or [c f] for "turned"."""
+  if layout == "tiles":
+    return {"tiles": tuple(forms.tile_kernel(forms.rows_of_taps(kernel)))}
+  return {"turned": kernel.reshape(kernel.shape[-2:]).T}
+
+
+def is_packed(kernel: Any) -> bool:
+  return isinstance(kernel, Mapping)
+
+
+def conv(x: jax.Array, kernel: Mapping[str, Any], layer: forms.Layer) -> jax.Array:
+  """`zoo.ops.conv.conv` of that layer, with its packed kernel."""
+  if "tiles" in kernel:
+    return forms.of_tiles(materialized(x), kernel["tiles"], _by_eigen, layer)
+  x = forms.every(forms.pad(x, layer.pads, 0), layer.stride)
+  return dense(x, kernel)
+
+
+def dense(x: jax.Array, kernel: Mapping[str, Any]) -> jax.Array:
+  """[... c] times a turned kernel: [... f]."""
+  y = lax.dot_general(x.reshape(-1, x.shape[-1]), kernel["turned"], (((1,), (1,)), ((), ())))
+  return y.reshape(*x.shape[:-1], -1)
+
+
+def _by_eigen(x, kernel):
+  """[pixels c] times [c f]: XLA makes a product of a convolution after YNNPACK took its own."""
+  x, kernel = x[None, None], kernel[None, None]
+  moves = dict(stride=(1, 1), pads=((0, 0),) * 2, dilation=(1, 1), groups=1)
+  return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, x.dtype, **moves))[0, 0]
