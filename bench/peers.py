@@ -94,7 +94,9 @@ def fetched(value) -> np.ndarray:
 
 
 def flaxzoo(twin: Twin) -> Run:
-  run = _jitted(twin, *zoo.fold(twin.model, twin.variables, size=twin.images.shape[1:3]))
+  batch = len(twin.images) if device() == "cpu" else None
+  size = twin.images.shape[1:3]
+  run = _jitted(twin, *zoo.fold(twin.model, twin.variables, size=size, cpu_batch=batch))
   twin.traffic = run.func.lower(*run.args).compile().cost_analysis()["bytes accessed"]
   return run
 
