@@ -262,7 +262,8 @@ def tile_kernel(nine: list) -> list:
 
 def rows_of_taps(kernel) -> list:
   """[kh kw c f] -> kh*kw x [c f]."""
-  return [tap for row in kernel for tap in row]
+  kh, kw = kernel.shape[:2]
+  return [kernel[i, j] for i in range(kh) for j in range(kw)]
 
 
 def of_tiles(x, kernels, multiply, layer):
