@@ -298,3 +298,17 @@ def test_adaptive_average_pool(size):
 def test_a_window_larger_than_the_picture_is_a_sentence():
   with pytest.raises(ValueError, match="window of 7 does not fit an input of 5"):
     ops.max_pool(jnp.ones((1, 5, 5, 1)), (7, 7), stride=(1, 1))
+
+
+@pytest.mark.parametrize("margin", [((1, 1), (1, 1)), ((0, 1), (2, 0))])
+def test_a_margin_of_zeros_is_what_padding_makes(margin):
+  random = np.random.default_rng(0)
+  shapes = (2, 6, 5, 8), (1, 1, 8, 24), (24,)
+  x, kernel, bias = (random.normal(size=shape).astype("f") for shape in shapes)
+  got = ops.conv_in_zeros(x, kernel, bias, margin)
+  want = np.pad(ops.conv(x, kernel, plain=True) + bias, ((0, 0), *margin, (0, 0)))
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
+  (top, bottom), (left, right) = margin
+  inside = np.zeros(want.shape, bool)
+  inside[:, top : got.shape[1] - bottom, left : got.shape[2] - right] = True
+  assert not np.asarray(got)[~inside].any()  # not nearly zero

@@ -43,6 +43,7 @@ class Conv(nn.Module):
   init: Any = he_normal  # of the kernel
   bias_init: Any = nn.initializers.zeros
   folded: bool = False  # has a bias where it took over a norm's
+  margin: Any = None  # of zeros around the output, ((top, bottom), (left, right)); 1x1 alone has one
 
   @nn.compact
   def __call__(self, x):
@@ -54,8 +55,11 @@ class Conv(nn.Module):
       y = packed.conv(x, kernel, self.layer(x))
     else:
       x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+      if self.margin and bias is not None:
+        return ops.conv_in_zeros(x, kernel, bias, self.margin)
       y = ops.conv(x, kernel, plain=self.plain, **self._moves())
-    return y if bias is None else y + bias
+    y = y if bias is None else y + bias
+    return ops.pad(y, self.margin, 0) if self.margin else y
 
   def layer(self, x) -> ops.Layer:
     """What it does with such an input."""
@@ -183,11 +187,11 @@ class Numerics:
   def conv(
     self, features: int, kernel: Size = 1, stride: Size = 1, *, padding: Padding = None,
     dilation: Size = 1, groups: int = 1, bias: bool = False, init: Any = he_normal,
-    bias_init: Any = nn.initializers.zeros, name: str,
+    bias_init: Any = nn.initializers.zeros, margin: Any = None, name: str,
   ) -> Conv:  # fmt: skip
     return Conv(
       features, pair(kernel), pair(stride), self.pads(padding, kernel, dilation), pair(dilation),
-      groups, bias, self.dtype, self.plain, init, bias_init, self.folded, name=name,
+      groups, bias, self.dtype, self.plain, init, bias_init, self.folded, margin, name=name,
     )  # fmt: skip
 
   def deconv(
@@ -357,6 +361,10 @@ def round_channels(channels: float, divisor: int = 8) -> int:
   return near if near >= 0.9 * channels else near + divisor
 
 
+KEEP_ZERO = nn.relu, nn.relu6  # cheap activations of which zero stays zero
+LARGE = 28 * 28  # pixels from which on it is dearer to copy a map than to have a margin computed
+
+
 class InvertedResidual(nn.Module):
   """Expand, depthwise, project, [b h w c] -> [b h/stride w/stride features], in timm's names.
 
@@ -382,11 +390,16 @@ class InvertedResidual(nn.Module):
     first = self.expand != 1 if self.first is None else self.first
     hidden = round_channels(c * self.expand)
     names, y = iter(("bn1", "bn2", "bn3")), x
+    pads, margin = n.pads(None, self.kernel, self.dilation), None
+    if first and act in KEEP_ZERO and n.folded and not n.plain and x[0, ..., 0].size >= LARGE:
+      moves = (pair(each) for each in (self.kernel, self.stride, self.dilation))
+      margin, pads = ops.resolve_pads(pads, x.shape[1:3], *moves), "VALID"
     if first:
-      y = act(norm(name=next(names))(n.conv(hidden, name="conv_pw")(y)))
+      y = act(norm(name=next(names))(n.conv(hidden, margin=margin, name="conv_pw")(y)))
     y = n.conv(
-      hidden, self.kernel, self.stride, dilation=self.dilation, groups=hidden, name="conv_dw"
-    )(y)
+      hidden, self.kernel, self.stride, padding=pads, dilation=self.dilation, groups=hidden,
+      name="conv_dw",
+    )(y)  # fmt: skip
     y = act(norm(name=next(names))(y))
     if self.squeeze is not None:  # which reads the map twice
       y = self.squeeze(name="se")(n.materialized(y))

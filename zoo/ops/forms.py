@@ -155,7 +155,8 @@ def product(x, kernel, *, layer):
 def shifted(x, kernel, *, layer):
   """Depthwise: kh*kw shifted slices, each scaled, summed; XLA:CPU fuses them into one loop."""
   size = kernel.shape[:2]
-  x = lax.optimization_barrier(pad(x, layer.pads, 0))  # else the tap in the middle reads x besides
+  if any(map(any, layer.pads)):  # else the tap in the middle reads x besides
+    x = lax.optimization_barrier(pad(x, layer.pads, 0))
   slices = taps(x, size, layer.stride, layer.dilation)
   weights = kernel.reshape(size[0] * size[1], -1)
   return reduce(operator.add, (tap * w for tap, w in zip(slices, weights)))
