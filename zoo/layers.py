@@ -43,7 +43,7 @@ class Conv(nn.Module):
   init: Any = he_normal  # of the kernel
   bias_init: Any = nn.initializers.zeros
   folded: bool = False  # has a bias where it took over a norm's
-  margin: Any = None  # of zeros around the output, ((top, bottom), (left, right)); 1x1 alone has one
+  margin: Any = None  # zeros around a 1x1 kernel's output, ((top, bottom), (left, right))
 
   @nn.compact
   def __call__(self, x):
@@ -391,7 +391,8 @@ class InvertedResidual(nn.Module):
     hidden = round_channels(c * self.expand)
     names, y = iter(("bn1", "bn2", "bn3")), x
     pads, margin = n.pads(None, self.kernel, self.dilation), None
-    if first and act in KEEP_ZERO and n.folded and not n.plain and x[0, ..., 0].size >= LARGE:
+    large = math.prod(x.shape[1:3]) >= LARGE
+    if first and large and act in KEEP_ZERO and n.folded and not n.plain:  # no norm is between
       moves = (pair(each) for each in (self.kernel, self.stride, self.dilation))
       margin, pads = ops.resolve_pads(pads, x.shape[1:3], *moves), "VALID"
     if first:
