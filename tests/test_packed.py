@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
+from zoo import layers
 from zoo.ops import conv, packed
 
 WIDE = (3, 3, 128, 64)
@@ -72,3 +73,14 @@ def test_a_packed_network_has_no_3x3_convolution_left():
 
   # Of eight the first never is one on a CPU, and two that are alike are one function.
   assert (left(None), left(1)) == (6, 0)
+
+
+def test_a_packed_kernel_has_its_margin_too():
+  random, margin = np.random.default_rng(0), ((0, 1), (2, 0))
+  x, kernel = random.normal(size=(1, 5, 4, 512)), random.normal(size=(1, 1, 512, 512))
+  params = {"kernel": packed.pack(kernel, "turned"), "bias": np.arange(512.0)}
+  module = layers.Conv(512, folded=True, margin=margin)
+  with jax.enable_x64(True):
+    got = module.apply({"params": params}, jax.numpy.asarray(x))
+  want = np.pad(x @ kernel[0, 0] + params["bias"], ((0, 0), *margin, (0, 0)))
+  np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())

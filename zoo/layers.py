@@ -47,31 +47,30 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    kernel = _kernel(self, self.init, self._kernel_shape(x))
+    layer = self.layer(x)
+    kernel = _kernel(self, self.init, layer.kernel)
     has_bias = self.bias or self.folded and self.has_variable("params", "bias")
     bias = self.param("bias", self.bias_init, (self.features,)) if has_bias else None
     if packed.is_packed(kernel):
       x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
-      y = packed.conv(x, kernel, self.layer(x))
+      y = packed.conv(x, kernel, layer)
     else:
       x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
       if self.margin and bias is not None:
         return ops.conv_in_zeros(x, kernel, bias, self.margin)
-      y = ops.conv(x, kernel, plain=self.plain, **self._moves())
+      y = ops.conv(
+        x, kernel, stride=self.stride, padding=layer.pads, dilation=self.dilation,
+        groups=self.groups, plain=self.plain,
+      )  # fmt: skip
     y = y if bias is None else y + bias
     return ops.pad(y, self.margin, 0) if self.margin else y
 
   def layer(self, x) -> ops.Layer:
     """What it does with such an input."""
-    return ops.layer(x.shape, self._kernel_shape(x), self.dtype or x.dtype, **self._moves())
-
-  def _kernel_shape(self, x):
-    return (*self.kernel, x.shape[-1] // self.groups, self.features)
-
-  def _moves(self):
-    return dict(
-      stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
-    )
+    return ops.layer(
+      x.shape, (*self.kernel, x.shape[-1] // self.groups, self.features), self.dtype or x.dtype,
+      stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+    )  # fmt: skip
 
 
 def _kernel(module: nn.Module, init, shape):
@@ -390,12 +389,12 @@ class InvertedResidual(nn.Module):
     first = self.expand != 1 if self.first is None else self.first
     hidden = round_channels(c * self.expand)
     names, y = iter(("bn1", "bn2", "bn3")), x
-    pads, margin = n.pads(None, self.kernel, self.dilation), None
-    large = math.prod(x.shape[1:3]) >= LARGE
-    if first and large and act in KEEP_ZERO and n.folded and not n.plain:  # no norm is between
-      moves = (pair(each) for each in (self.kernel, self.stride, self.dilation))
-      margin, pads = ops.resolve_pads(pads, x.shape[1:3], *moves), "VALID"
+    pads = n.pads(None, self.kernel, self.dilation)
     if first:
+      margin, large = None, math.prod(x.shape[1:3]) >= LARGE
+      if large and act in KEEP_ZERO and n.folded and not n.plain:  # no norm is between
+        moves = (pair(each) for each in (self.kernel, self.stride, self.dilation))
+        margin, pads = ops.resolve_pads(pads, x.shape[1:3], *moves), "VALID"
       y = act(norm(name=next(names))(n.conv(hidden, margin=margin, name="conv_pw")(y)))
     y = n.conv(
       hidden, self.kernel, self.stride, padding=pads, dilation=self.dilation, groups=hidden,

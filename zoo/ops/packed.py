@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from zoo.ops import conv as ops
 from zoo.ops import forms
 from zoo.ops.materialized import materialized
 
@@ -67,6 +68,4 @@ def dense(x: jax.Array, kernel: Mapping[str, Any]) -> jax.Array:
 
 def _by_eigen(x, kernel):
   """[pixels c] times [c f]: XLA makes a product of a convolution after YNNPACK took its own."""
-  x, kernel = x[None, None], kernel[None, None]
-  moves = dict(stride=(1, 1), pads=((0, 0),) * 2, dilation=(1, 1), groups=1)
-  return forms.plain(x, kernel, layer=forms.Layer(x.shape, kernel.shape, x.dtype, **moves))[0, 0]
+  return ops.conv(x[None, None], kernel[None, None], plain=True)[0, 0]
