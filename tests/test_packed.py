@@ -23,6 +23,7 @@ def of(x, kernel, dtype=np.float64, **moves):
     of((2, 9, 12, 128), WIDE),
     of((1, 8, 7, 128), WIDE, padding="VALID"),
     of((1, 5, 6, 64), (3, 3, 64, 96), padding=((2, 0), (1, 2))),
+    of((1, 9, 12, 256), (3, 3, 256, 256)),  # all products at once
     of((2, 9, 8, 512), (1, 1, 512, 640)),
     of((1, 9, 8, 512), (1, 1, 512, 640), stride=(2, 3), padding=((1, 0), (0, 2))),
     of((3, 1, 1, 4096), (1, 1, 4096, 64)),
@@ -39,6 +40,18 @@ def test_a_packed_convolution_equals_the_plain_one(layer):
     want = conv.conv(jax.numpy.asarray(x), jax.numpy.asarray(kernel), plain=True, **moves)
   assert got.shape == layer.y
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("broken", [np.inf, np.nan])
+def test_a_broken_pixel_stays_in_its_tiles(broken):
+  layer = of((1, 12, 12, 256), (3, 3, 256, 256), np.float32)
+  x, kernel = np.ones(layer.x, np.float32), np.ones(layer.kernel, np.float32)
+  x[0, 0, 0, 0] = broken
+  run = jax.jit(lambda x, kernel: packed.conv(x, kernel, layer))
+  arguments = x, packed.pack(kernel, packed.layout([layer], 1))
+  assert "optimization_barrier" in run.lower(*arguments).as_text()
+  finite = np.isfinite(run(*arguments)).all((0, 3))
+  assert not finite[0, 0] and finite[2:].all() and finite[:, 2:].all()
 
 
 def test_which_layers_are_packed():

@@ -267,15 +267,24 @@ def rows_of_taps(kernel) -> list:
   return [kernel[i, j] for i in range(kh) for j in range(kw)]
 
 
-def of_tiles(x, kernels, multiply, layer):
-  """`tiles` with the 16 of `tile_kernel`, each of which `multiply` takes behind [pixels c]."""
+def of_tiles(x, kernels, multiply, layer, at_once=False):
+  """`tiles` with the 16 of `tile_kernel`, each of which `multiply` takes behind [pixels c].
+
+  `at_once` keeps what is multiplied until all products are done. Else XLA gives its memory to later
+  products, and these wait for it, one behind the other.
+  """
   b, h, w, features = layer.y
   high, wide = -(-h // 2), -(-w // 2)
   ((top, _), (left, _)), (height, width) = layer.pads, layer.x[1:3]
   x = pad(x, ((top, 2 * high + 2 - height - top), (left, 2 * wide + 2 - width - left)), 0)
   corners = _both_ways(lambda a, b, c, d: (a - c, b + c, c - b, b - d), [*taps(x, (4, 4), (2, 2))])
-  found = [multiply(x.reshape(-1, x.shape[-1]), k) for x, k in zip(corners, kernels)]
+  corners = [corner.reshape(-1, corner.shape[-1]) for corner in corners]
+  if at_once:
+    corners = lax.optimization_barrier(corners)
+  found = [multiply(corner, k) for corner, k in zip(corners, kernels)]
   y = jnp.stack(_both_ways(lambda a, b, c, d: (a + b + c, b - c - d), found))
+  if at_once:  # never so, but XLA does not know
+    y = jnp.where(sum(corner[0, 0] for corner in corners) > jnp.inf, 0, y)
   y = y.reshape(2, 2, b, high, wide, features).transpose(2, 3, 0, 4, 1, 5)
   return y.reshape(b, 2 * high, 2 * wide, features)[:, :h, :w]
 

@@ -7,6 +7,7 @@ the measurements behind the limits below.
 """
 
 from collections.abc import Iterable, Mapping
+import math
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from zoo.ops.materialized import materialized
 
 # Weights of one tap from which on tiles are the faster, and pixels of a map up to which.
 TILED, LARGE = 4096, 112 * 112
+# Pixels of a tile's product up to which, and multiplications from which on, all 16 are to be at once.
+TOGETHER, WORK = 784, 3 * 2**19
 # Weights from which on a kernel is turned, and pixels of all maps up to which.
 MANY, FEW = 2**18, 400
 
@@ -55,7 +58,10 @@ def is_packed(kernel: Any) -> bool:
 def conv(x: jax.Array, kernel: Mapping[str, Any], layer: forms.Layer) -> jax.Array:
   """`zoo.ops.conv.conv` of that layer, with its packed kernel."""
   if "tiles" in kernel:
-    return forms.of_tiles(materialized(x), kernel["tiles"], _by_eigen, layer)
+    b, h, w, features = layer.y
+    pixels = b * math.ceil(h / 2) * math.ceil(w / 2)
+    at_once = pixels <= TOGETHER and pixels * x.shape[-1] * features >= WORK
+    return forms.of_tiles(materialized(x), kernel["tiles"], _by_eigen, layer, at_once)
   x = forms.every(forms.pad(x, layer.pads, 0), layer.stride)
   return dense(x, kernel)
 
