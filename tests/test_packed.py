@@ -8,7 +8,7 @@ import pytest
 
 import zoo
 from zoo import layers
-from zoo.ops import conv, packed
+from zoo.ops import conv, packed, winograd
 
 WIDE = (3, 3, 128, 64)
 
@@ -24,6 +24,9 @@ def of(x, kernel, dtype=np.float64, **moves):
     of((1, 8, 7, 128), WIDE, padding="VALID"),
     of((1, 5, 6, 64), (3, 3, 64, 96), padding=((2, 0), (1, 2))),
     of((1, 9, 12, 256), (3, 3, 256, 256)),  # all products at once
+    of((2, 7, 10, 48), (5, 5, 48, 64)),
+    of((1, 9, 8, 40), (5, 5, 40, 40), padding=((0, 4), (1, 3))),
+    of((1, 6, 5, 40), (5, 5, 40, 40), padding="VALID"),
     of((2, 9, 8, 512), (1, 1, 512, 640)),
     of((1, 9, 8, 512), (1, 1, 512, 640), stride=(2, 3), padding=((1, 0), (0, 2))),
     of((3, 1, 1, 4096), (1, 1, 4096, 64)),
@@ -40,6 +43,16 @@ def test_a_packed_convolution_equals_the_plain_one(layer):
     want = conv.conv(jax.numpy.asarray(x), jax.numpy.asarray(kernel), plain=True, **moves)
   assert got.shape == layer.y
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_winograds_products_are_a_convolution(size):
+  x, kernel = (np.random.default_rng(0).normal(size=(n, n)) for n in (size + 1, size))
+  factors = zip(winograd.pixels(x.ravel()), winograd.kernel(kernel.ravel()))
+  got = winograd.outputs([pixel * tap for pixel, tap in factors])
+  places = [(i, j) for i in (0, 1) for j in (0, 1)]
+  want = [(x[i : i + size, j : j + size] * kernel).sum() for i, j in places]
+  np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("broken", [np.inf, np.nan])
@@ -61,6 +74,9 @@ def test_which_layers_are_packed():
   assert packed.layout([of((1, 14, 14, 128), (3, 3, 2, 128), groups=64)], 1) is None
   assert packed.layout([of((1, 14, 14, 128), WIDE, dtype=np.float16)], 1) is None
   assert packed.layout([of((1, 14, 14, 32), (3, 3, 32, 64))], 1) is None  # few weights
+  assert packed.layout([of((1, 28, 28, 24), (5, 5, 24, 64))], 1) == "tiles"
+  assert packed.layout([of((1, 28, 28, 16), (5, 5, 16, 64))], 1) is None
+  assert packed.layout([of((1, 14, 14, 64), (5, 5, 64, 64), padding=((5, 0), (2, 2)))], 1) is None
   assert packed.layout([of((1, 224, 224, 128), WIDE)], 1) is None  # many pixels
   one = of((1, 14, 14, 512), (1, 1, 512, 512))
   assert [packed.layout([one], batch) for batch in (1, 2, 3)] == ["turned", "turned", None]

@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
+from zoo.ops import winograd
 from zoo.ops.materialized import dear
 
 Pair = tuple[int, int]
@@ -91,9 +92,10 @@ class Layer:
 
   @property
   def tileable(self) -> bool:
-    """Whether `tiles` can, without being felt."""
-    simple = self.kernel[:2] == (3, 3) and self.stride == self.dilation == (1, 1)
-    inside = all(0 <= side <= 2 for pads in self.pads for side in pads)
+    """Whether `of_tiles` can, without being felt."""
+    size = self.kernel[0]
+    simple = self.kernel[:2] in ((3, 3), (5, 5)) and self.stride == self.dilation == (1, 1)
+    inside = all(0 <= side < size for pads in self.pads for side in pads)
     exact = self.dtype.itemsize >= 4  # in eight bits of mantissa its sums would be felt
     return self.groups == 1 and simple and inside and exact
 
@@ -103,7 +105,7 @@ class Layer:
     b, h, w, features = self.y
     narrower = min(self.x[-1], features)
     large = narrower >= 128 and b * -(-h // 2) * -(-w // 2) * narrower >= TILED
-    return self.tileable and large
+    return self.tileable and self.kernel[0] == 3 and large
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, layer: Layer) -> jax.Array:
@@ -243,22 +245,14 @@ def blocks(x, kernel, *, layer):
 
 
 def tiles(x, kernel, *, layer):
-  """3x3: Winograd's F(2x2, 3x3), Lavin and Gray 2015, arXiv:1509.09308, section 4.1.
-
-  Each 2x2 of the output from 4x4 of the input, by 16 products instead of 36.
-  """
-  return of_tiles(x, tile_kernel(rows_of_taps(kernel)), operator.matmul, layer)
+  """3x3: each 2x2 of the output from 4x4 of the input, by 16 products instead of 36."""
+  return of_tiles(x, winograd.kernel(rows_of_taps(kernel)), operator.matmul, layer)
 
 
 def tiled_back(dy, kernel, *, layer):
   layer = _backwards(layer, (3, 3, *layer.kernel[:1:-1]))
-  kernels = tile_kernel(rows_of_taps(kernel)[::-1])
+  kernels = winograd.kernel(rows_of_taps(kernel)[::-1])
   return of_tiles(dy, kernels, lambda x, k: x @ k.T, layer)  # so no large kernel is transposed
-
-
-def tile_kernel(nine: list) -> list:
-  """What `tiles` multiplies with, 16 x [c f], of a kernel's taps."""
-  return _both_ways(lambda a, b, c: (a, (a + c) / 2 + b / 2, (a + c) / 2 - b / 2, c), nine)
 
 
 def rows_of_taps(kernel) -> list:
@@ -268,7 +262,7 @@ def rows_of_taps(kernel) -> list:
 
 
 def of_tiles(x, kernels, multiply, layer, at_once=False):
-  """`tiles` with the 16 of `tile_kernel`, each of which `multiply` takes behind [pixels c].
+  """`tiles` with those of `winograd.kernel`, each of which `multiply` takes behind [pixels c].
 
   `at_once` keeps what is multiplied until all products are done. Else XLA gives its memory to later
   products, and these wait for it, one behind the other.
@@ -276,24 +270,18 @@ def of_tiles(x, kernels, multiply, layer, at_once=False):
   b, h, w, features = layer.y
   high, wide = -(-h // 2), -(-w // 2)
   ((top, _), (left, _)), (height, width) = layer.pads, layer.x[1:3]
-  x = pad(x, ((top, 2 * high + 2 - height - top), (left, 2 * wide + 2 - width - left)), 0)
-  corners = _both_ways(lambda a, b, c, d: (a - c, b + c, c - b, b - d), [*taps(x, (4, 4), (2, 2))])
+  more = layer.kernel[0] - 1
+  x = pad(x, ((top, 2 * high + more - height - top), (left, 2 * wide + more - width - left)), 0)
+  corners = winograd.pixels([*taps(x, (more + 2, more + 2), (2, 2))])
   corners = [corner.reshape(-1, corner.shape[-1]) for corner in corners]
   if at_once:
     corners = lax.optimization_barrier(corners)
   found = [multiply(corner, k) for corner, k in zip(corners, kernels)]
-  y = jnp.stack(_both_ways(lambda a, b, c, d: (a + b + c, b - c - d), found))
+  y = jnp.stack(winograd.outputs(found))
   if at_once:  # never so, but XLA does not know
     y = jnp.where(sum(corner[0, 0] for corner in corners) > jnp.inf, 0, y)
   y = y.reshape(2, 2, b, high, wide, features).transpose(2, 3, 0, 4, 1, 5)
   return y.reshape(b, 2 * high, 2 * wide, features)[:, :h, :w]
-
-
-def _both_ways(turn, grid):
-  """Of a square, row by row: `turn` of its columns, then of the rows."""
-  n = math.isqrt(len(grid))
-  columns = [turn(*grid[j::n]) for j in range(n)]
-  return [value for row in zip(*columns) for value in turn(*row)]
 
 
 def joined(layer, channels: int) -> int:

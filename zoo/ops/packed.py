@@ -1,9 +1,9 @@
 """Kernels laid out once, as a CPU multiplies them fastest, instead of in every call.
 
 Of a network whose kernels stay as they are. A packed kernel is a dictionary with one entry, whose
-name says the layout: {"tiles": 16 x [c f]}, Winograd's of a 3x3 kernel, or {"turned": [f c]}, of
-1x1 kernels and dense layers with many weights and few pixels. bench/speed.md, "Packed kernels", has
-the measurements behind the limits below.
+name says the layout: {"tiles": 16 x [c f]}, Winograd's of a 3x3 kernel, 36 of one of 5x5, or
+{"turned": [f c]}, of 1x1 kernels and dense layers with many weights and few pixels. bench/speed.md,
+"Packed kernels", has the measurements behind the limits below.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,12 +14,12 @@ import jax
 from jax import lax
 
 from zoo.ops import conv as ops
-from zoo.ops import forms
+from zoo.ops import forms, winograd
 from zoo.ops.materialized import materialized
 
-# Weights of one tap from which on tiles are the faster, and pixels of a map up to which.
-TILED, LARGE = 4096, 112 * 112
-# Pixels of a tile's product up to which, and multiplications from which on, all 16 are to be at once.
+# Weights from which on tiles are the faster, and pixels of a map up to which.
+TILED, LARGE = 9 * 4096, 112 * 112
+# Pixels up to which, and multiplications from which on, the products of a 3x3 kernel are at once.
 TOGETHER, WORK = 784, 3 * 2**19
 # Weights from which on a kernel is turned, and pixels of all maps up to which.
 MANY, FEW = 2**18, 400
@@ -35,8 +35,8 @@ def layout(calls: Iterable[forms.Layer], batch: int) -> str | None:
 
 
 def _layout(layer, batch):
-  b, h, w, features = layer.y
-  weights = layer.x[-1] * features
+  b, h, w, _ = layer.y
+  weights = math.prod(layer.kernel)
   if layer.tileable:
     return "tiles" if weights >= TILED and h * w <= LARGE else None
   few = weights >= MANY and batch * b * h * w <= FEW
@@ -45,9 +45,9 @@ def _layout(layer, batch):
 
 
 def pack(kernel: Any, layout: str) -> dict[str, Any]:
-  """Of a kernel [3 3 c f] for "tiles", of [1 1 c f] or [c f] for "turned"."""
+  """Of a kernel [3 3 c f] or [5 5 c f] for "tiles", of [1 1 c f] or [c f] for "turned"."""
   if layout == "tiles":
-    return {"tiles": tuple(forms.tile_kernel(forms.rows_of_taps(kernel)))}
+    return {"tiles": tuple(winograd.kernel(forms.rows_of_taps(kernel)))}
   return {"turned": kernel.reshape(kernel.shape[-2:]).T}
 
 
@@ -58,12 +58,16 @@ def is_packed(kernel: Any) -> bool:
 def conv(x: jax.Array, kernel: Mapping[str, Any], layer: forms.Layer) -> jax.Array:
   """`zoo.ops.conv.conv` of that layer, with its packed kernel."""
   if "tiles" in kernel:
-    b, h, w, features = layer.y
-    pixels = b * math.ceil(h / 2) * math.ceil(w / 2)
-    at_once = pixels <= TOGETHER and pixels * x.shape[-1] * features >= WORK
-    return forms.of_tiles(materialized(x), kernel["tiles"], _by_eigen, layer, at_once)
+    return forms.of_tiles(materialized(x), kernel["tiles"], _by_eigen, layer, _at_once(layer))
   x = forms.every(forms.pad(x, layer.pads, 0), layer.stride)
   return dense(x, kernel)
+
+
+def _at_once(layer):
+  b, h, w, features = layer.y
+  pixels = b * math.ceil(h / 2) * math.ceil(w / 2)
+  small = pixels <= TOGETHER and layer.kernel[0] == 3
+  return small and pixels * layer.x[-1] * features >= WORK
 
 
 def dense(x: jax.Array, kernel: Mapping[str, Any]) -> jax.Array:
