@@ -22,7 +22,7 @@ import pytest
 from convert import engine, rules
 from convert.commands import originals
 import zoo
-from zoo import catalog, layers
+from zoo import catalog, traces
 
 # Even and odd: stride-2 padding slips show on one of them only. Small, for time.
 SIZES = ((96, 96), (97, 131))
@@ -153,7 +153,7 @@ def variables_of(case: Case, state: Mapping[str, np.ndarray], model, size: int =
   arrays = case.edit(dict(state)) if case.edit else state
   family = catalog.FAMILY[case.variant].__name__.rpartition(".")[2]
   dialect = rules.of(family, case.dialect, case.variant)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = zoo.shapes(model, size=size)
   folded = engine.folded(arrays, target, dialect, norms)
   variables = engine.convert(arrays, target, dialect, folded)

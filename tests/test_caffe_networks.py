@@ -9,7 +9,7 @@ import pytest
 from convert import engine, readers, rules
 from tests import graphs, opencv4, parity
 import zoo
-from zoo import catalog, layers
+from zoo import catalog, traces
 from zoo.classify.googlenet import WIDTHS
 
 RNG = np.random.default_rng(0)
@@ -354,7 +354,7 @@ def test_equals_opencv(name, tmp_path):
   family = catalog.FAMILY[row.variant].__name__.rpartition(".")[2]
   rule = rules.of(family, row.dialect, row.variant)
   size = next((n for kind, n in SIZES.items() if kind in name), row.preprocess.size)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = zoo.shapes(model, size=size)
   folded = engine.folded(arrays, target, rule, norms)
   variables = engine.convert(arrays, target, rule, folded)

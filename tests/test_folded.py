@@ -12,7 +12,7 @@ import pytest
 
 from convert import engine, rules
 from train import loop
-from zoo import layers
+from zoo import traces
 from zoo.layers import Numerics
 
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def random(model):
 
 
 def traced(model):
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), IMAGE)
   return target, norms
 

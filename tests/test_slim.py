@@ -10,7 +10,7 @@ import pytest
 from convert import engine, rules
 from tests import parity, slim
 import zoo
-from zoo import catalog, layers
+from zoo import catalog, traces
 
 torch = pytest.importorskip("torch", reason="pip install flaxzoo[references]")
 SIZES = ((96, 96), (97, 131))
@@ -32,7 +32,7 @@ def converted(name: str, variables, variant: str, fields, size) -> tuple:
   model = zoo.create(variant, **fields)
   family = catalog.FAMILY[variant].__name__.rpartition(".")[2]
   rule = rules.of(family, "slim", variant)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = zoo.shapes(model, size=size)
   folded = engine.folded(variables, target, rule, norms)
   assert not folded

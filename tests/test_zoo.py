@@ -14,7 +14,7 @@ import safetensors.numpy
 from convert import engine
 from tests import cases, parity, parity_keras
 import zoo
-from zoo import catalog, layers
+from zoo import catalog, traces
 
 VARIANT, CHECKPOINT = "mobilenetv2_035", "mobilenetv2_035.test"
 OUT_OF_REACH = "https://127.0.0.1:9/model.safetensors"  # a port that nobody listens on
@@ -279,7 +279,7 @@ def test_rules_map_every_name_of_the_original(name):
   # The constructors make heads of the published size, whatever that of the checkpoint.
   classes = None if headless(row) else catalog.VARIANTS[row.variant]().num_classes
   model = zoo.create(name, num_classes=classes)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = zoo.shapes(model, size=row.preprocess.size)
   folded = engine.folded(arrays, target, zoo.rules_of(name), norms)
   variables = engine.convert(arrays, target, zoo.rules_of(name), folded)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from convert import engine, readers, rules
-from zoo import catalog, fetch, heads, layers, listing, store, weights
+from zoo import catalog, fetch, heads, listing, store, traces, weights
 from zoo.catalog import stages, task
 from zoo.layers import Numerics, Size, pair
 from zoo.listing import Feature, Info
@@ -109,9 +109,9 @@ def fold(
       dictionaries of arrays (`zoo.ops.packed`), of up to 16/9 the size, which is faster there. None
       packs nothing.
   """
-  with layers.norm_calls() as calls, layers.kernel_calls() as kernels:
+  with traces.norm_calls() as calls, traces.kernel_calls() as kernels:
     shapes(model, size=size, channels=channels)
-  behind = layers.behind(calls)
+  behind = traces.behind(calls)
   taken = {norm for norm, _ in behind.values()}
   others = {norm: eps for norm, eps, _ in calls if norm not in taken}
   flat = engine.fold(traverse_util.flatten_dict(dict(variables), sep="/"), behind, others)
@@ -256,7 +256,7 @@ def from_foreign(name: str, source: Path) -> tuple[dict, Record]:
   arrays = readers.read(source)
   pixels = catalog.WEIGHTS[name].preprocess
   model, channels = create(name), weights.in_channels(pixels)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     target = shapes(model, size=pixels.size, channels=channels)
   rule, known = rules_of(name), record(name)
   folded = engine.folded(arrays, target, rule, norms)

@@ -13,7 +13,7 @@ import numpy as np
 from convert import engine, onnx_graph, rules, writers
 from convert.commands import originals
 import zoo
-from zoo import catalog, layers, store
+from zoo import catalog, layers, store, traces
 
 # Format -> end of the file's name.
 FORMATS = {
@@ -151,7 +151,7 @@ def _names(record: zoo.Record, dialect: str) -> Iterator[tuple[str, Callable[[],
 def _folded(names, variables, record: zoo.Record, dialect: str) -> engine.Norms:
   """The norms that a file with these names has folded into its convolutions."""
   model = zoo.create(record.weights or record.variant, **record.fields)
-  with layers.norms_behind() as norms:
+  with traces.norms_behind() as norms:
     zoo.shapes(model, size=record.preprocess.size, channels=record.in_channels)
   return engine.folded(names, variables, rules_of(record.variant, dialect), norms)
 

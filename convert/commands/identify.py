@@ -17,7 +17,7 @@ import numpy as np
 
 from convert import engine, readers, rules
 import zoo
-from zoo import catalog, layers
+from zoo import catalog, traces
 from zoo.weights import in_channels
 
 SAMPLE = 80  # names that the first sieve looks at
@@ -105,7 +105,7 @@ def identify(shapes: Shapes) -> list[Finding]:
       continue
     if key not in targets:
       pixels = form.pixels
-      with layers.norms_behind() as norms:
+      with traces.norms_behind() as norms:
         target = zoo.shapes(
           zoo.create(form.variant, **form.fields), size=pixels.size, channels=in_channels(pixels)
         )
