@@ -73,9 +73,9 @@ def test_which_layers_are_packed():
     assert packed.layout([of((1, 14, 14, 128), WIDE, **moves)], 1) is None
   assert packed.layout([of((1, 14, 14, 128), (3, 3, 2, 128), groups=64)], 1) is None
   assert packed.layout([of((1, 14, 14, 128), WIDE, dtype=np.float16)], 1) is None
-  assert packed.layout([of((1, 14, 14, 32), (3, 3, 32, 64))], 1) is None  # few weights
-  assert packed.layout([of((1, 28, 28, 24), (5, 5, 24, 64))], 1) == "tiles"
-  assert packed.layout([of((1, 28, 28, 16), (5, 5, 16, 64))], 1) is None
+  assert packed.layout([of((1, 14, 14, 32), (3, 3, 32, 63))], 1) is None  # few weights
+  assert packed.layout([of((1, 28, 28, 16), (5, 5, 16, 47))], 1) == "tiles"
+  assert packed.layout([of((1, 28, 28, 16), (5, 5, 16, 46))], 1) is None
   assert packed.layout([of((1, 14, 14, 64), (5, 5, 64, 64), padding=((5, 0), (2, 2)))], 1) is None
   assert packed.layout([of((1, 224, 224, 128), WIDE)], 1) is None  # many pixels
   one = of((1, 14, 14, 512), (1, 1, 512, 512))

@@ -18,7 +18,7 @@ from zoo.ops import forms, winograd
 from zoo.ops.materialized import materialized
 
 # Weights from which on tiles are the faster, and pixels of a map up to which.
-TILED, LARGE = 9 * 4096, 112 * 112
+TILED, LARGE = 9 * 2048, 112 * 112
 # Pixels up to which, and multiplications from which on, the products of a 3x3 kernel are at once.
 TOGETHER, WORK = 784, 3 * 2**19
 # Weights from which on a kernel is turned, and pixels of all maps up to which.
