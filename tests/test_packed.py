@@ -67,6 +67,17 @@ def test_a_broken_pixel_stays_in_its_tiles(broken):
   assert not finite[0, 0] and finite[2:].all() and finite[:, 2:].all()
 
 
+def test_which_products_are_at_once():
+  def at_once(layer):
+    kernel = packed.pack(np.ones(layer.kernel, np.float32), packed.layout([layer], 1))
+    run = jax.jit(lambda x: packed.conv(x, kernel, layer))
+    return "optimization_barrier" in run.lower(jax.ShapeDtypeStruct(layer.x, layer.dtype)).as_text()
+
+  square = lambda side, kernel=3: of((1, side, side, 128), (kernel, kernel, 128, 128), np.float32)
+  assert [at_once(square(side)) for side in (18, 20, 56, 58)] == [False, True, True, False]
+  assert not at_once(square(20, 5))
+
+
 def test_which_layers_are_packed():
   assert packed.layout([of((1, 14, 14, 128), WIDE)], 8) == "tiles"
   for moves in ({"stride": (2, 2)}, {"dilation": (2, 2)}, {"padding": ((3, 0), (1, 1))}):

@@ -100,11 +100,16 @@ class Layer:
     return self.groups == 1 and simple and inside and exact
 
   @property
+  def tiling(self) -> tuple[int, int, int]:
+    """(images, rows, columns) of the tiles of 2x2 that cover the output."""
+    b, h, w, _ = self.y
+    return b, -(-h // 2), -(-w // 2)
+
+  @property
   def _tiled(self) -> bool:
     """Whether `tiles` can, and is the faster."""
-    b, h, w, features = self.y
-    narrower = min(self.x[-1], features)
-    large = narrower >= 128 and b * -(-h // 2) * -(-w // 2) * narrower >= TILED
+    narrower = min(self.x[-1], self.kernel[-1])
+    large = narrower >= 128 and math.prod(self.tiling) * narrower >= TILED
     return self.tileable and self.kernel[0] == 3 and large
 
 
@@ -267,8 +272,7 @@ def of_tiles(x, kernels, multiply, layer, at_once=False):
   `at_once` keeps what is multiplied until all products are done. Else XLA gives its memory to later
   products, and these wait for it, one behind the other.
   """
-  b, h, w, features = layer.y
-  high, wide = -(-h // 2), -(-w // 2)
+  (b, high, wide), (h, w, features) = layer.tiling, layer.y[1:]
   ((top, _), (left, _)), (height, width) = layer.pads, layer.x[1:3]
   more = layer.kernel[0] - 1
   x = pad(x, ((top, 2 * high + more - height - top), (left, 2 * wide + more - width - left)), 0)

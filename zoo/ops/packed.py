@@ -64,10 +64,9 @@ def conv(x: jax.Array, kernel: Mapping[str, Any], layer: forms.Layer) -> jax.Arr
 
 
 def _at_once(layer):
-  b, h, w, features = layer.y
-  pixels = b * math.ceil(h / 2) * math.ceil(w / 2)
+  pixels = math.prod(layer.tiling)
   small = pixels <= TOGETHER and layer.kernel[0] == 3
-  return small and pixels * layer.x[-1] * features >= WORK
+  return small and pixels * math.prod(layer.kernel[2:]) >= WORK
 
 
 def dense(x: jax.Array, kernel: Mapping[str, Any]) -> jax.Array:

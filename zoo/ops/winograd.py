@@ -12,7 +12,6 @@ and infinity, whose rounding is felt as little as that of 3x3: 1e-6 of the large
 
 from collections.abc import Callable, Sequence
 import math
-from typing import Any
 
 NEAR, FAR = 3 / 4, 3 / 2
 P, Q = NEAR**2, FAR**2
@@ -33,7 +32,7 @@ def outputs(products: Sequence) -> list:
   return _both_ways({16: _four_products, 36: _six_products}[len(products)], products)
 
 
-def _both_ways(turn: Callable[..., tuple], square: Sequence) -> list[Any]:
+def _both_ways(turn: Callable[..., tuple], square: Sequence) -> list:
   """`turn` of a square's columns, then of the rows."""
   n = math.isqrt(len(square))
   columns = [turn(*square[j::n]) for j in range(n)]
