@@ -4,6 +4,7 @@ Boxes pass no gradient, as in the original detectors; the maps do.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 from jax import lax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from zoo.ops import boxes as box_ops
 
 Pair = tuple[int, int]
+BOXES = 16  # whose pieces are cut at once
 
 
 def roi_align(
@@ -46,19 +48,53 @@ def roi_align(
   start, height, width = (jnp.array(column)[level] for column in zip(*rows))
   start = start + jnp.arange(b)[:, None] * height * width
   scaled = boxes / jnp.asarray(strides, jnp.float32)[level][..., None] - 0.5 * aligned
-  y = _taps(scaled[..., 1], scaled[..., 3], height, size[0], samples, aligned)
-  x = _taps(scaled[..., 0], scaled[..., 2], width, size[1], samples, aligned)
+  y, down = _taps(scaled[..., 1], scaled[..., 3], height, size[0], samples, aligned)
+  x, across = _taps(scaled[..., 0], scaled[..., 2], width, size[1], samples, aligned)
+  y = start[..., None, None] + y * width[..., None, None]
+  return _weighted(table, (y, down), (x, across))
 
-  def one(start, width, y, x):
-    """One box: gathers the rows under its samples."""
-    (y_index, y_weight), (x_index, x_weight) = y, x
-    near = table[start + y_index[:, :, None, None] * width + x_index]  # [h taps w taps c]
-    return jnp.einsum("htwuc,ht,wu->hwc", near, y_weight.astype(c_type), x_weight.astype(c_type))
 
-  c_type = table.dtype
-  flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
-  out = lax.map(lambda args: one(*args), flat((start, width, y, x)), batch_size=16)
-  return out.reshape(*boxes.shape[:2], *out.shape[1:])
+@jax.custom_jvp
+def _weighted(table, y, x):
+  """Sums of the table's rows [cells c] under the taps of y and x, by both weights: [b r h w c].
+
+  y and x are (index, weight) [b r bins taps]; a cell is at the sum of its indices.
+  """
+  return lax.platform_dependent(
+    table, y, x, cpu=partial(_box_by_box, _added), default=partial(_box_by_box, _gathered)
+  )
+
+
+@_weighted.defjvp
+def _(primals, tangents):
+  _, y, x = primals
+  return _weighted(*primals), _box_by_box(_gathered, tangents[0], y, x)
+
+
+def _box_by_box(form, table, y, x):
+  boxes = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (y, x))
+  out = lax.map(partial(form, table), boxes, batch_size=BOXES)
+  return out.reshape(*y[0].shape[:2], *out.shape[1:])
+
+
+def _gathered(table, box):
+  """One box: all rows under its taps, and what two products make of them."""
+  (row, down), (column, across) = box
+  near = table[row[:, :, None, None] + column]  # [h taps w taps c]
+  down, across = down.astype(table.dtype), across.astype(table.dtype)
+  return jnp.einsum("htwuc,ht,wu->hwc", near, down, across)
+
+
+def _added(table, box):
+  """The same tap by tap: XLA:CPU makes one loop of it, and copies no row."""
+  (row, down), (column, across) = ([a.T for a in axis] for axis in box)  # taps first
+  terms = [
+    table[row[t][:, None] + column[u]].astype(jnp.float32)
+    * (down[t][:, None] * across[u])[..., None]
+    for t in range(len(row))
+    for u in range(len(column))
+  ]
+  return sum(terms).astype(table.dtype)
 
 
 def _taps(low, high, length, bins: int, samples: int, aligned: bool):
