@@ -47,6 +47,13 @@ def test_views_cover_the_picture():
   np.testing.assert_allclose(back.boxes, [[75 + 70, 20, 75 + 90, 60]])
 
 
+def test_rows_that_are_computed_are_few_and_of_few_numbers():
+  at_once = lambda count, *compiled: find._at_once(count, compiled, 6)
+  assert [at_once(count) for count in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
+  assert [at_once(count, 6, 2) for count in (1, 2, 3, 6)] == [2, 2, 6, 6]
+  assert at_once(3, 2) == 4
+
+
 def test_masks_of_views_lie_where_their_boxes_do():
   mask = np.zeros((100, 100), np.uint8, order="F")
   mask[20:60, 10:30] = 1

@@ -13,8 +13,8 @@ from, at the last map of the network's backbone.  What cannot be read is named a
 the exit status 1; the other photographs are answered all the same.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import csv
@@ -160,11 +160,15 @@ def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> I
       Network(network, pixels, size), variables, image, target, layer_of(network)
     )
 
+  compiled = defaultdict(set)  # shape of a view: how many at once
   for some in _chunks(pictures, config.batch):
     views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
     answers = {}
     for alike in _alike(views, pixels, config.batch):
-      rows = jax.device_get(step(variables, *_stacked([s for _, s in alike], config.batch)))
+      counts = compiled[alike[0][1].pixels.shape]
+      count = _at_once(len(alike), counts, config.batch)
+      counts.add(count)
+      rows = jax.device_get(step(variables, *_stacked([s for _, s in alike], count)))
       for n, (i, seen) in enumerate(alike):
         height, width = views[i].pixels.shape[:2]
         one = {name: rows[name][n] for name in ("boxes", "scores", "box_label")}
@@ -200,6 +204,14 @@ def _alike(
     if len(some) == count:
       yield waiting.pop(seen.pixels.shape)
   yield from waiting.values()
+
+
+def _at_once(count: int, compiled: Collection[int], most: int) -> int:
+  """How many rows `count` views are computed in: as many as something is compiled for, or a power
+  of two.  One photograph should not wait for a whole batch, nor every number be compiled.
+  """
+  power = 1 << (count - 1).bit_length()
+  return min((rows for rows in compiled if rows >= count), default=min(power, most))
 
 
 def _stacked(some: Sequence[found.Seen], count: int) -> tuple[np.ndarray, np.ndarray]:
