@@ -48,10 +48,10 @@ def test_views_cover_the_picture():
 
 
 def test_rows_that_are_computed_are_few_and_of_few_numbers():
-  at_once = lambda count, *compiled: find._at_once(count, compiled, 6)
-  assert [at_once(count) for count in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
-  assert [at_once(count, 6, 2) for count in (1, 2, 3, 6)] == [2, 2, 6, 6]
-  assert at_once(3, 2) == 4
+  at_once = lambda *counts, compiled=(): [find._at_once(n, compiled, 6) for n in counts]
+  assert [at_once(n, compiled=set()) for n in range(1, 7)] == [[1], [2], [4], [4], [6], [6]]
+  assert at_once(6, 2, 1, compiled=set()) == [6, 6, 6]
+  assert at_once(1, 2, 3, 1, 5, compiled=set()) == [1, 2, 4, 1, 6]
 
 
 def test_masks_of_views_lie_where_their_boxes_do():

@@ -14,7 +14,7 @@ the exit status 1; the other photographs are answered all the same.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import csv
@@ -160,15 +160,14 @@ def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> I
       Network(network, pixels, size), variables, image, target, layer_of(network)
     )
 
-  compiled = defaultdict(set)  # shape of a view: how many at once
+  compiled = defaultdict(set)  # what and its shape: numbers of rows
   for some in _chunks(pictures, config.batch):
     views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
     answers = {}
     for alike in _alike(views, pixels, config.batch):
-      counts = compiled[alike[0][1].pixels.shape]
-      count = _at_once(len(alike), counts, config.batch)
-      counts.add(count)
-      rows = jax.device_get(step(variables, *_stacked([s for _, s in alike], count)))
+      known = compiled["boxes", alike[0][1].pixels.shape]
+      stack = _stacked([s for _, s in alike], _at_once(len(alike), known, config.batch))
+      rows = jax.device_get(step(variables, *stack))
       for n, (i, seen) in enumerate(alike):
         height, width = views[i].pixels.shape[:2]
         one = {name: rows[name][n] for name in ("boxes", "scores", "box_label")}
@@ -188,7 +187,7 @@ def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> I
       maps = []
       if config.maps:
         seen, run = found.seen(pixels, image), partial(explained, variables)
-        maps = maps_of(run, seen, whole, config.batch)
+        maps = maps_of(run, seen, whole, config.batch, compiled["maps", seen.pixels.shape])
       yield Answer(name, image, whole, maps)
 
 
@@ -206,12 +205,14 @@ def _alike(
   yield from waiting.values()
 
 
-def _at_once(count: int, compiled: Collection[int], most: int) -> int:
-  """How many rows `count` views are computed in: as many as something is compiled for, or a power
-  of two.  One photograph should not wait for a whole batch, nor every number be compiled.
+def _at_once(count: int, compiled: set[int], most: int) -> int:
+  """In how many rows `count` are computed: in as many as are `compiled`, or a power of two, which
+  then is.  One photograph should not wait for a whole batch, nor every number be compiled.
   """
   power = 1 << (count - 1).bit_length()
-  return min((rows for rows in compiled if rows >= count), default=min(power, most))
+  rows = min((rows for rows in compiled if rows >= count), default=min(power, most))
+  compiled.add(rows)
+  return rows
 
 
 def _stacked(some: Sequence[found.Seen], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -230,22 +231,26 @@ def layer_of(network) -> str:
   return max((end for end in ends if end.startswith("stage")), key=lambda end: int(end[5:]))
 
 
-def maps_of(run: Callable, seen: found.Seen, one: Found, count: int) -> list[np.ndarray]:
+def maps_of(
+  run: Callable, seen: found.Seen, one: Found, most: int, compiled: set[int]
+) -> list[np.ndarray]:
   """A map over the picture for each detection, [h' w'].
 
   Args:
-    run: (pixels, sizes, boxes, labels) of `count` rows -> maps of the whole input.
+    run: (pixels, sizes, boxes, labels) of `most` rows or fewer -> maps of the whole input.
+    compiled: numbers of rows that `run` is compiled for.
   """
   height, width = one.height, one.width
   x0, y0, x1, y1 = np.rint(seen.where.into(np.array([[0, 0, width, height]]))[0]).astype(int)
   boxes, maps = seen.where.into(one.boxes), []
-  for rows in _chunks(range(len(one)), count):
-    rows += [rows[-1]] * (count - len(rows))
+  for rows in _chunks(range(len(one)), most):
+    own, count = len(rows), _at_once(len(rows), compiled, most)
+    rows += [rows[-1]] * (count - own)
     heat = run(*_stacked([seen], count), boxes[rows], one.labels[rows])
-    for row in np.asarray(heat, np.float32):
+    for row in np.asarray(heat[:own], np.float32):
       large = cv2.resize(row, seen.pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
       maps.append(large[y0:y1, x0:x1])
-  return maps[: len(one)]
+  return maps
 
 
 def nothing(classes: Sequence[str]) -> Found:
