@@ -125,6 +125,15 @@ def test_align_is_the_same_on_every_platform():
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
 
 
+def test_align_of_float64_is_not_rounded_to_float32():
+  box = np.array([[[2.0, 3, 10, 7]]])
+  with jax.enable_x64(True):
+    feature = jnp.full((1, 12, 16, 1), 1 / 3)
+    got = jax.jit(partial(roi.roi_align, strides=(1,), size=(2, 2)))([feature], box)
+  assert got.dtype == np.float64
+  np.testing.assert_allclose(got, 1 / 3, rtol=1e-12)  # its weights are sums of powers of two
+
+
 def test_align_gradient():
   feature = jnp.asarray(RNG.normal(size=(1, 6, 6, 1)).astype(np.float32))
   boxes = jnp.array([[[1.0, 1, 5, 5]]])

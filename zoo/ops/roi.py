@@ -88,8 +88,9 @@ def _gathered(table, box):
 def _added(table, box):
   """The same tap by tap: XLA:CPU makes one loop of it, and copies no row."""
   (row, down), (column, across) = ([a.T for a in axis] for axis in box)  # taps first
+  wide = jnp.promote_types(table.dtype, jnp.float32)  # sums of halves would be rounded
   terms = [
-    table[row[t][:, None] + column[u]].astype(jnp.float32)
+    table[row[t][:, None] + column[u]].astype(wide)
     * (down[t][:, None] * across[u])[..., None]
     for t in range(len(row))
     for u in range(len(column))
