@@ -48,10 +48,13 @@ def test_views_cover_the_picture():
 
 
 def test_rows_that_are_computed_are_few_and_of_few_numbers():
-  at_once = lambda *counts, compiled=(): [find._at_once(n, compiled, 6) for n in counts]
-  assert [at_once(n, compiled=set()) for n in range(1, 7)] == [[1], [2], [4], [4], [6], [6]]
-  assert at_once(6, 2, 1, compiled=set()) == [6, 6, 6]
-  assert at_once(1, 2, 3, 1, 5, compiled=set()) == [1, 2, 4, 1, 6]
+  def in_turn(*counts):
+    compiled = set()
+    return [find._at_once(count, compiled, 6) for count in counts]
+
+  assert [in_turn(count) for count in range(1, 7)] == [[1], [2], [4], [4], [6], [6]]
+  assert in_turn(6, 2, 1) == [6, 6, 6]
+  assert in_turn(1, 2, 3, 1, 5) == [1, 2, 4, 1, 6]
 
 
 def test_masks_of_views_lie_where_their_boxes_do():

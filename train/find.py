@@ -247,7 +247,7 @@ def maps_of(
     own, count = len(rows), _at_once(len(rows), compiled, most)
     rows += [rows[-1]] * (count - own)
     heat = run(*_stacked([seen], count), boxes[rows], one.labels[rows])
-    for row in np.asarray(heat[:own], np.float32):
+    for row in np.asarray(heat, np.float32)[:own]:
       large = cv2.resize(row, seen.pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
       maps.append(large[y0:y1, x0:x1])
   return maps
