@@ -90,8 +90,7 @@ def _added(table, box):
   (row, down), (column, across) = ([a.T for a in axis] for axis in box)  # taps first
   wide = jnp.promote_types(table.dtype, jnp.float32)  # sums of halves would be rounded
   terms = [
-    table[row[t][:, None] + column[u]].astype(wide)
-    * (down[t][:, None] * across[u])[..., None]
+    table[row[t][:, None] + column[u]].astype(wide) * (down[t][:, None] * across[u])[..., None]
     for t in range(len(row))
     for u in range(len(column))
   ]
