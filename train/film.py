@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import csv
 import dataclasses
+from fractions import Fraction
 import math
 from pathlib import Path
 import sys
 
+import av
 import cv2
 import numpy as np
 from tqdm import tqdm
@@ -31,6 +33,8 @@ from train.predict import readable
 BEGINS, SECOND = (b"RIFF", b"\x1aE\xdf\xa3"), (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 COLUMNS = ("frame", "seconds", "class", "score", "x0", "y0", "x1", "y1")
 USUAL_RATE = 25.0  # frames a second, of a camera that tells none
+# Of VP9, which browsers play; as OpenCV asks for it a frame takes twenty times as long.
+CODING = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": "20", "b": "0"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,33 +100,38 @@ class Folder(output.Output):
 
   def __init__(self, out: Path, film: Film, every: int):
     super().__init__(out)
-    self._film, self._every, self._writer = film, every, None
+    self._film, self._every, self._stream = film, every, None
+    self._video = av.open(str(self.part / "film.mp4"), "w")
     self._table = open(self.part / "answers.csv", "w", encoding="utf-8", newline="")
     self._rows = csv.writer(self._table)
     self._rows.writerow(COLUMNS)
 
   def __exit__(self, *error) -> None:
+    with contextlib.suppress(OSError):  # of what is thrown away now
+      self._video.close()
     self._table.close()
     super().__exit__(*error)
 
   def add(self, answer: find.Answer) -> None:
-    frame = find.drawn(answer)[..., ::-1]
-    high, wide = frame.shape[0] % 2, frame.shape[1] % 2  # VP9 wants even sides
+    frame = find.drawn(answer)
+    high, wide = frame.shape[0] % 2, frame.shape[1] % 2  # a pixel of colour is two by two
     frame = cv2.copyMakeBorder(frame, 0, high, 0, wide, cv2.BORDER_REPLICATE)
-    if self._writer is None:
-      file, code = str(self.part / "film.mp4"), cv2.VideoWriter_fourcc(*"vp09")
-      rate, size = self._film.rate / self._every, frame.shape[1::-1]
-      self._writer = cv2.VideoWriter(file, cv2.CAP_FFMPEG, code, rate, size)
-      if not self._writer.isOpened():
-        raise OSError("this build of OpenCV writes no VP9; without --out answers are printed")
-    self._writer.write(frame)
+    if self._stream is None:
+      rate = Fraction(self._film.rate / self._every).limit_denominator(10_000)
+      self._stream = self._video.add_stream("libvpx-vp9", rate=rate, options=CODING)
+      self._stream.height, self._stream.width = frame.shape[:2]
+      self._stream.pix_fmt = "yuv420p"
+      # Players would take an untold one for another's where frames are large.
+      self._stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU601
+    self._video.mux(self._stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
     number, one = answer.name, answer.found
     for name, score, box in zip(one.names, one.scores, one.boxes):
       told = (number, f"{number / self._film.rate:.3f}", name, f"{score:.6f}")
       self._rows.writerow((*told, *(f"{v:.2f}" for v in box)))
 
   def finish(self, frames: int) -> None:
-    self._writer.release()
+    self._video.mux(self._stream.encode())
+    self._video.close()
     self._table.close()
     title = f"Found in {self._film.name}"
     body = [

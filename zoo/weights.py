@@ -146,13 +146,12 @@ def letterboxed(image: np.ndarray, size: int) -> np.ndarray:
   """
   height, width = image.shape[:2]
   shape = (size, width * size // height) if width < height else (height * size // width, size)
-  out = np.full((size, size, 3), 0.5)
-  inner = image / 255
+  out, inner = np.full((size, size, 3), 255 / 2), image
   for axis, new in enumerate(shape):
     inner = between(inner, axis, np.arange(new) * ((inner.shape[axis] - 1) / max(new - 1, 1)))
   top, left = ((size - n) // 2 for n in shape)
   out[top : top + shape[0], left : left + shape[1]] = inner
-  return np.round(out * 255).astype(np.uint8)
+  return np.round(out).astype(np.uint8)
 
 
 def between(image: np.ndarray, axis: int, at: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def seen(preprocess: Preprocess, image: np.ndarray) -> Seen:
     where, side = place(preprocess, height, width), preprocess.size
     return Seen(preprocess.crop(Image.fromarray(image)), (side, side), where)
   size = fpn.fitted((height, width), preprocess.size, preprocess.longest)
-  pixels = np.float32(image)
+  pixels = image
   for axis, new in enumerate(size):
     old = pixels.shape[axis]
     at = np.clip((np.arange(new, dtype=np.float32) + 0.5) * (old / new) - 0.5, 0, old - 1)
