@@ -17,7 +17,7 @@ from tests.detectors import detection  # noqa: F401 (a fixture)
 from tests.runs import untrained
 from tests.test_yolo import IN_THEM, PHOTOGRAPHS, PHOTOGRAPHS_SHA256
 from tests.wheels import reachable
-from train import find
+from train import album, batches, find, predict
 from train.find import Config
 import zoo
 from zoo import catalog, store
@@ -50,7 +50,7 @@ def test_views_cover_the_picture():
 def test_rows_that_are_computed_are_few_and_of_few_numbers():
   def in_turn(*counts):
     compiled = set()
-    return [find._at_once(count, compiled, 6) for count in counts]
+    return [batches.at_once(count, compiled, 6) for count in counts]
 
   assert [in_turn(count) for count in range(1, 7)] == [[1], [2], [4], [4], [6], [6]]
   assert in_turn(6, 2, 1) == [6, 6, 6]
@@ -124,7 +124,7 @@ def test_the_folder_of_out(trained, tmp_path, capsys):
   assert len(list((tmp_path / "out").glob("000?_?.png"))) == 3
   assert len(list((tmp_path / "out").glob("*_grad_cam.png"))) == len(marks)
   assert "bad.png" in (tmp_path / "out/index.html").read_text()
-  picture = find.read([tmp_path / "a.png"], 1, pytest.fail)
+  picture = predict.read([tmp_path / "a.png"], 1, pytest.fail)
   (only,) = find.find(picture, Config(model=trained, confidence=0.01, classes=("dog",)))
   only = only.found
   assert set(only.names) <= {"dog"}
@@ -190,7 +190,7 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   )  # fmt: skip
   monkeypatch.setattr(jax, "jit", detectors.quick)
   paths = [tmp_path / "odd.png", tmp_path / "tall.png"]
-  answer, tall = find.find(find.read(paths, 2, pytest.fail), config)
+  answer, tall = find.find(predict.read(paths, 2, pytest.fail), config)
   one = answer.found
   mine = {"boxes": one.boxes, "scores": one.scores, "box_label": one.labels}
   detectors.check_same(mine, wanted, first_label=1, at_least=20)
@@ -212,9 +212,9 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   np.testing.assert_allclose(ours, heat[:height, :width], atol=1e-3 * heat.max())
   assert heat.max() > 0 and len(answer.maps) == len(one)
 
-  with find.Album(tmp_path / "out", "title") as album:
-    album.add(answer)
-    album.finish([])
+  with album.Album(tmp_path / "out", "title", 2) as folder:
+    folder.add(answer)
+    folder.finish([])
   marks = COCO(str(tmp_path / "out/coco.json"))
   for mark in marks.anns.values():
     shown = marks.annToMask(mark)
@@ -255,7 +255,7 @@ def test_real_weights_on_photographs(tmp_path):
       (tmp_path / f"{name}.jpg").write_bytes(wheel.read(f"ultralytics/assets/{name}.jpg"))
   paths = [tmp_path / f"{name}.jpg" for name in IN_THEM]
   config = Config(model="yolov2_tiny.pod", confidence=0.5, batch=2)
-  answers = {a.name.stem: a.found for a in find.find(find.read(paths, 2, pytest.fail), config)}
+  answers = {a.name.stem: a.found for a in find.find(predict.read(paths, 2, pytest.fail), config)}
   for name, things in IN_THEM.items():
     assert sorted(answers[name].names) == sorted(things)
   bus = answers["bus"]

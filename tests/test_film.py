@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.test_detect_find import trained  # noqa: F401 (a fixture)
-from train import film, find
+from train import album, film, find
 from train.film import Config
 
 FRAMES, RATE, SIZE = 9, 10.0, (62, 84)
@@ -58,7 +58,7 @@ def test_each_frame_as_a_photograph(every, trained, tmp_path, capsys):  # noqa: 
     # Much is lost; the picture with its boxes is nearer than that without.
     near, far = (
       np.abs(frame - np.float32(image)).mean()
-      for image in (find.drawn(wanted[i]), frames[i])
+      for image in (album.drawn(wanted[i]), frames[i])
     )
     assert near < far or not len(wanted[i].found)
   assert 'src="film.mp4"' in (tmp_path / "out/index.html").read_text()
@@ -69,7 +69,7 @@ def test_odd_sides(tmp_path):
   image = np.full((5, 7, 3), 200, np.uint8)
   source = SimpleNamespace(name="a", rate=RATE)
   with film.Folder(tmp_path / "out", source, 1) as folder:
-    folder.add(find.Answer(0, image, find.nothing(("cat",))))
+    folder.add(album.Answer(0, image, find.nothing(("cat",))))
     folder.finish(1)
   (frame,), _ = frames_of(tmp_path / "out/film.mp4")
   assert frame.shape == (6, 8, 3) and abs(frame.astype(int) - 200).max() < 5

@@ -11,7 +11,7 @@ import pytest
 from tests import parity
 from tests.runs import untrained
 from tests.test_detect_data import CLASSES, coco
-from train import average_precision, detect, detect_report, find, loop, optim
+from train import average_precision, detect, detect_report, find, loop, optim, predict
 from train.data import detection
 from train.tasks.rcnn import Rcnn
 import zoo
@@ -144,7 +144,7 @@ def test_a_run(thin, tmp_path):
   told = detect.beside(
     source, outcome.index, outcome.predictions, record.preprocess, record.classes
   )[1]
-  for answer, mine in zip(find.find(find.read(paths, 2, pytest.fail), config), told):
+  for answer, mine in zip(find.find(predict.read(paths, 2, pytest.fail), config), told):
     sure = mine.scores > 0.01
     np.testing.assert_array_equal(answer.found.labels, mine.labels[sure])
     np.testing.assert_allclose(answer.found.boxes, mine.boxes[sure], atol=0.05)

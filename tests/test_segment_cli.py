@@ -211,10 +211,17 @@ def test_windows_blend_to_what_one_look_gives():
   """Of a network that looks at single pixels, windows change nothing, whatever their size."""
   rng = np.random.default_rng(0)
   picture = rng.integers(0, 255, (50, 71, 3), np.uint8)
-  probs = lambda x: x.astype(np.float32) / 255
-  for window, overlap, batch in ((16, 0.5, 3), (32, 0.0, 4), (96, 0.5, 1)):
-    found = outline.blended(probs, picture, window, overlap, batch)
+  for window, overlap, batch in ((16, 0.5, 3), (32, 0.0, 4), (96, 0.5, 1), (96, 0.5, 4)):
+    seen, compiled = [], set()
+
+    def probs(views):
+      seen.append(len(views))  # noqa: B023
+      return views.astype(np.float32) / 255
+
+    found = outline.blended(probs, picture, window, overlap, batch, compiled)
     np.testing.assert_allclose(found, picture / 255, atol=1e-6)
+    assert set(seen) == compiled and max(seen) <= batch
+  assert seen == [1], "one window does not wait for four"
   assert outline.starts(50, 16, 0.5) == [0, 7, 14, 20, 27, 34]
   assert outline.starts(16, 16, 0.5) == outline.starts(9, 16, 0.5) == [0]
   answer = outline.likeliest(found, (100, 142))

@@ -1,6 +1,7 @@
 """python -m train.transcribe: pages and lines to texts, JSON and hOCR."""
 
 import json
+import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -65,9 +66,9 @@ def test_a_page_is_read(page, tmp_path, capsys):
   config = transcribe.Config(model=READER, detector=DETECTOR, out=str(tmp_path / "out"))
   broken = tmp_path / "broken.png"
   broken.write_bytes(b"no picture")
-  assert transcribe.main(["", str(page), str(broken)], config) == 1
+  assert transcribe.main(["", str(page.parent), str(broken)], config) == 1
   printed = capsys.readouterr()
-  assert printed.out.splitlines() == [f"{page}:", "harbour quick", "market 2026"]
+  assert printed.out.splitlines()[:3] == [f"{page}:", "harbour quick", "market 2026"]
   assert str(broken) in printed.err
   [answer] = json.loads((tmp_path / "out/answers.json").read_text())
   assert [line["text"] for line in answer["lines"]] == ["harbour quick", "market 2026"]
@@ -79,12 +80,36 @@ def test_a_page_is_read(page, tmp_path, capsys):
   assert [e.text for e in root.iter() if e.get("class") == "ocrx_word"] == [
     "harbour", "quick", "market", "2026",
   ]  # fmt: skip
+  shown = (tmp_path / "out/index.html").read_text()
+  assert 'src="1.png"' in shown and "harbour quick\nmarket 2026" in shown and "broken.png" in shown
+  with Image.open(tmp_path / "out/1.png") as picture, Image.open(page) as original:
+    assert picture.size == original.size
+    changed = (np.asarray(picture) != np.asarray(original)).any(-1)
+  x, y = np.mean(word["box"][:2], axis=0).round().astype(int)
+  assert changed[y, x] and not changed[-20:].any(), "a box around the word, nothing elsewhere"
+  assert sorted(os.listdir(tmp_path / "out")) == [
+    "1-page.hocr", "1.png", "answers.json", "index.html",
+  ]  # fmt: skip
+
+
+def test_a_text_does_not_depend_on_its_neighbours(page):
+  """Four words in rows of one, of three and of four, the last of each repeated."""
+  picture = np.asarray(Image.open(page))
+  boxes = transcribe.detector(DETECTOR)(picture)
+  words = [transcribe.upright(picture, some) for some in boxes]
+  assert len(words) == 4
+  alone, *others = (transcribe.reader(READER, batch)(words) for batch in (1, 3, 32))
+  for found in others:
+    assert [text for text, _ in found] == [text for text, _ in alone]
+    for (_, ours), (_, theirs) in zip(found, alone):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 def test_what_is_wrong_is_said(tmp_path):
-  with pytest.raises(ValueError, match="wanted --model=READER and pictures"):
+  with pytest.raises(ValueError, match="name a reader and pictures"):
     transcribe.main([""], transcribe.Config(model=READER))
-  with pytest.raises(ValueError, match="exists already; name a new folder"):
+  (tmp_path / "a.txt").touch()
+  with pytest.raises(ValueError, match="is there already; delete it"):
     transcribe.main(["", "a.png"], transcribe.Config(model=READER, out=str(tmp_path)))
   with pytest.raises(ValueError, match="resnet18.tv1 is no reader of lines"):
     transcribe.reader("resnet18.tv1")

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from train import figures, options, output, page, predict, startup
-from train.data import transforms
+from train import batches, figures, options, output, page, predict, startup
 from train.options import option
 import zoo
 from zoo.text import caption, decode, vocabulary
@@ -39,6 +38,7 @@ class Config:
   )
   longest: int = option(20, "Words of a caption, at most.", lower_bound=1)
   batch: int = option(8, "Photographs computed at once.", lower_bound=1)
+  threads: int = option(4, "Threads that read photographs.", lower_bound=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,21 +161,6 @@ class Folder(output.Output):
     return True
 
 
-def views(paths: Sequence[Path], pixels: zoo.Preprocess, failed) -> list[tuple[Path, np.ndarray]]:
-  """(path, view) of each that can be read; of the others `failed` gets a sentence."""
-  found = []
-  for path in paths:
-    try:
-      picture = transforms.decode(path.read_bytes())
-    except transforms.UnreadableImage as error:
-      failed(f"{path}: {error}")
-    except OSError as error:
-      failed(f"{path}: it cannot be opened: {error.strerror or error}")
-    else:
-      found.append((path, pixels.crop(Image.fromarray(picture))))
-  return found
-
-
 def main(argv: Sequence[str], config: Config) -> int:
   if not config.model or not argv[1:]:
     raise ValueError(
@@ -194,8 +179,9 @@ def main(argv: Sequence[str], config: Config) -> int:
     if config.out:
       title = f"Described by {Path(config.model).name}"
       folder = stack.enter_context(Folder(Path(config.out), title))
-    for i in range(0, len(paths), config.batch):
-      some = views(paths[i : i + config.batch], pixels, failed)
+    view = lambda picture: pixels.crop(Image.fromarray(picture))
+    read = predict.read(paths, config.threads, failed, view)
+    for some in batches.chunks(read, config.batch):
       for (path, view), said in zip(some, say([view for _, view in some])):
         print(f"{predict.readable(path)}: {said.text}", flush=True)
         if folder:

@@ -197,7 +197,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-  """[h w 3] uint8 -> the bytes of a PNG, a tenth larger than the least and made in a tenth of the time."""
+  """[h w 3] uint8 -> the bytes of a PNG: a tenth more than the least, in a tenth of the time."""
   return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from train import find, options, output, page, startup
+from train import album, find, options, output, page, startup
 from train.data import transforms
 from train.options import option
 from train.predict import readable
@@ -112,8 +112,8 @@ class Folder(output.Output):
     self._table.close()
     super().__exit__(*error)
 
-  def add(self, answer: find.Answer) -> None:
-    frame = find.drawn(answer)
+  def add(self, answer: album.Answer) -> None:
+    frame = album.drawn(answer)
     high, wide = frame.shape[0] % 2, frame.shape[1] % 2  # a pixel of colour is two by two
     frame = cv2.copyMakeBorder(frame, 0, high, 0, wide, cv2.BORDER_REPLICATE)
     if self._stream is None:
@@ -142,7 +142,7 @@ class Folder(output.Output):
     self.appear()
 
 
-def show(answer: find.Answer, rate: float) -> str:
+def show(answer: album.Answer, rate: float) -> str:
   one = answer.found
   told = ", ".join(f"{name} {100 * score:.0f} %" for name, score in zip(one.names, one.scores))
   return f"{answer.name / rate:8.2f} s  {told}"

@@ -13,17 +13,12 @@ from, at the last map of the network's backbone.  What cannot be read is named a
 the exit status 1; the other photographs are answered all the same.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 import contextlib
-import csv
 import dataclasses
 from functools import partial
-import io
-import json
 from pathlib import Path
-import re
 import sys
 from typing import NamedTuple
 
@@ -34,8 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from pycocotools import mask as packed
 
-from train import average_precision, figures, options, output, page, predict, startup
-from train.data import transforms
+from train import average_precision, batches, options, predict, startup
+from train.album import Album, Answer
 from train.options import option
 from train.predict import readable
 import zoo
@@ -70,14 +65,7 @@ class Config:
   )  # fmt: skip
   out: str = option("", "Folder to write pictures and answers to; must be new.")
   batch: int = option(8, "Views computed at once.", lower_bound=1)
-  threads: int = option(4, "Threads that read photographs.", lower_bound=1)
-
-
-class Answer(NamedTuple):
-  name: Path | int  # of a photograph, or of a frame
-  image: np.ndarray  # [h w 3] uint8
-  found: Found
-  maps: Sequence[np.ndarray] = ()  # [h' w'] of each detection, over the picture
+  threads: int = option(4, "Threads that read photographs, and that write them.", lower_bound=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +149,12 @@ def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> I
     )
 
   compiled = defaultdict(set)  # what and its shape: numbers of rows
-  for some in _chunks(pictures, config.batch):
+  for some in batches.chunks(pictures, config.batch):
     views = [view for _, image in some for view in views_of(image, config.flip, config.tile)]
     answers = {}
     for alike in _alike(views, pixels, config.batch):
       known = compiled["boxes", alike[0][1].pixels.shape]
-      stack = _stacked([s for _, s in alike], _at_once(len(alike), known, config.batch))
+      stack = _stacked([s for _, s in alike], batches.at_once(len(alike), known, config.batch))
       rows = jax.device_get(step(variables, *stack))
       for n, (i, seen) in enumerate(alike):
         height, width = views[i].pixels.shape[:2]
@@ -205,19 +193,9 @@ def _alike(
   yield from waiting.values()
 
 
-def _at_once(count: int, compiled: set[int], most: int) -> int:
-  """In how many rows `count` are computed: in as many as are `compiled`, or a power of two, which
-  then is.  One photograph should not wait for a whole batch, nor every number be compiled.
-  """
-  power = 1 << (count - 1).bit_length()
-  rows = min((rows for rows in compiled if rows >= count), default=min(power, most))
-  compiled.add(rows)
-  return rows
-
-
 def _stacked(some: Sequence[found.Seen], count: int) -> tuple[np.ndarray, np.ndarray]:
   """(pixels, sizes) of pictures, the last one repeated until there are `count`."""
-  some = [*some, *[some[-1]] * (count - len(some))]
+  some = batches.filled(some, count)
   return np.stack([one.pixels for one in some]), np.array([one.size for one in some], np.int32)
 
 
@@ -243,9 +221,9 @@ def maps_of(
   height, width = one.height, one.width
   x0, y0, x1, y1 = np.rint(seen.where.into(np.array([[0, 0, width, height]]))[0]).astype(int)
   boxes, maps = seen.where.into(one.boxes), []
-  for rows in _chunks(range(len(one)), most):
-    own, count = len(rows), _at_once(len(rows), compiled, most)
-    rows += [rows[-1]] * (count - own)
+  for rows in batches.chunks(range(len(one)), most):
+    own, count = len(rows), batches.at_once(len(rows), compiled, most)
+    rows = batches.filled(rows, count)
     heat = run(*_stacked([seen], count), boxes[rows], one.labels[rows])
     for row in np.asarray(heat, np.float32)[:own]:
       large = cv2.resize(row, seen.pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -300,123 +278,6 @@ def merged(parts: Sequence[Found], size: tuple[int, int], iou: float, limit: int
   return Found(boxes[kept], scores[kept], labels[kept], height, width, first.classes, masks)
 
 
-def read(
-  paths: Iterable[Path], threads: int, failed: Callable[[str], None]
-) -> Iterator[tuple[Path, np.ndarray]]:
-  """Photographs in order; `failed` is called with a sentence for each that is unreadable."""
-  with ThreadPoolExecutor(threads) as pool:
-    waiting = deque()
-
-    def first():
-      path, job = waiting.popleft()
-      try:
-        yield path, job.result()
-      except transforms.UnreadableImage as error:
-        failed(f"{path}: {error}")
-      except OSError as error:
-        failed(f"{path}: it cannot be opened: {error.strerror or error}")
-
-    for path in paths:
-      waiting.append((path, pool.submit(lambda p: transforms.decode(p.read_bytes()), path)))
-      if len(waiting) > 2 * threads:
-        yield from first()
-    while waiting:
-      yield from first()
-
-
-def _chunks(rows: Iterable, size: int) -> Iterator[list]:
-  some = []
-  for row in rows:
-    some.append(row)
-    if len(some) == size:
-      yield some
-      some = []
-  if some:
-    yield some
-
-
-def labelled(one: Found) -> list[tuple]:
-  """(box, text, color) of each detection, as `figures.boxes` takes them."""
-  return [
-    (box, f"{figures.shorten(name)} {score:.2f}", figures.COLORS[label % len(figures.COLORS)])
-    for box, name, score, label in zip(one.boxes, one.names, one.scores, one.labels)
-  ]
-
-
-def drawn(answer: Answer) -> np.ndarray:
-  """The picture with masks and boxes over it, the surest on top."""
-  rows, masks = labelled(answer.found), answer.found.masks
-  tints = [] if masks is None else [(packed.decode(m), row[2]) for m, row in zip(masks, rows)]
-  return figures.boxes(figures.tinted(answer.image, tints[::-1]), rows[::-1], least=1)
-
-
-class Album(output.Output):
-  """Pictures with boxes, answers.json, answers.csv, coco.json and index.html."""
-
-  def __init__(self, out: Path, title: str):
-    super().__init__(out)
-    self._title, self._answers, self._cards = title, [], []
-
-  def add(self, answer: Answer) -> None:
-    text, one = readable(answer.name), answer.found
-    number = len(self._cards) + 1
-    stem = re.sub(r"[^A-Za-z0-9-]+", "_", answer.name.stem)[:40]
-    file = f"{number:04d}_{stem}.png"
-    rows = labelled(one)
-    (self.part / file).write_bytes(figures.png(drawn(answer)))
-    views = [page.figure(file, alt=f"boxes in {text}", lazy=True)]
-    for i, (heat, row) in enumerate(zip(answer.maps, rows), start=1):
-      file = f"{number:04d}_{stem}_{i:02d}_grad_cam.png"
-      over = figures.boxes(figures.overlay(answer.image, heat), [row], least=1)
-      (self.part / file).write_bytes(figures.png(over))
-      views.append(page.figure(file, alt=f"where {row[1]} comes from", lazy=True))
-    bars = page.bars(zip(one.names, map(float, one.scores), [""] * len(one)))
-    self._cards.append(page.card(views, f"{len(one)} found", [text], bars))
-    self._answers.append((text, one))
-
-  def finish(self, failures: Sequence[str]) -> None:
-    answers = [{"path": path, **one.as_dict()} for path, one in self._answers]
-    self._write("answers.json", json.dumps(answers, indent=2) + "\n")
-    self._write("coco.json", json.dumps(coco(self._answers)) + "\n")
-    table = io.StringIO(newline="")
-    rows = [
-      (path, name, f"{score:.6f}", *(f"{v:.2f}" for v in box))
-      for path, one in self._answers for name, score, box in zip(one.names, one.scores, one.boxes)
-    ]  # fmt: skip
-    csv.writer(table).writerows([("path", "class", "score", "x0", "y0", "x1", "y1"), *rows])
-    self._write("answers.csv", table.getvalue())
-    body = [f"<h1>{page.escape(self._title)}</h1>"]
-    body.append(page.paragraph(f"{len(self._cards)} photographs", soft=True))
-    body.append(page.cards(self._cards, large=True))
-    if failures:
-      body.append(page.section("Not read", page.bullets(failures)))
-    self._write("index.html", page.page(self._title, body))
-    self.appear()
-
-  def _write(self, name: str, text: str) -> None:
-    (self.part / name).write_text(text, "utf-8", newline="")
-
-
-def coco(answers: Sequence[tuple[str, Found]]) -> dict:
-  """COCO's form: annotations with a score; classes count from 1."""
-  images, marks = [], []
-  for number, (path, one) in enumerate(answers, start=1):
-    images.append({"id": number, "file_name": path, "height": one.height, "width": one.width})
-    told = one.as_dict()["found"]
-    for i, (label, box) in enumerate(zip(one.labels, one.boxes_xywh)):
-      x, y, w, h = (round(float(v), 2) for v in box)
-      marks.append({
-        "id": len(marks) + 1, "image_id": number, "category_id": int(label) + 1,
-        "bbox": [x, y, w, h], "area": round(w * h, 2), "iscrowd": 0, "score": told[i]["score"],
-      })  # fmt: skip
-      if one.masks is not None:
-        area = int(packed.area(one.masks[i]))
-        marks[-1] |= {"area": area, "segmentation": told[i]["mask"]}
-  classes = answers[0][1].classes if answers else ()
-  kinds = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
-  return {"images": images, "annotations": marks, "categories": kinds}
-
-
 def show(answer: Answer) -> str:
   lines = [
     f"{100 * score:6.1f} %  {name}  " + " ".join(f"{v:.0f}" for v in box)
@@ -438,9 +299,11 @@ def main(argv: Sequence[str], config: Config) -> int:
   paths = predict.find(argv[1:], failed)
   answered = 0
   with contextlib.ExitStack() as stack:
-    title = f"Found by {Path(config.model).name}"
-    album = stack.enter_context(Album(Path(config.out), title)) if config.out else None
-    for answer in find(read(paths, config.threads, failed), config):
+    album = None
+    if config.out:
+      title = f"Found by {Path(config.model).name}"
+      album = stack.enter_context(Album(Path(config.out), title, config.threads))
+    for answer in find(predict.read(paths, config.threads, failed), config):
       answered += 1
       if album:
         album.add(answer)

@@ -10,7 +10,7 @@ seen through windows that overlap; where they do, the middle of a window counts 
 What cannot be read is named at the end, and makes the exit status 1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import csv
 import dataclasses
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import figures, options, output, page, predict, startup
-from train.data import masks, transforms
+from train import batches, figures, options, output, page, predict, startup
+from train.data import masks
 from train.options import option
 import zoo
 
@@ -44,6 +44,7 @@ class Config:
   )
   flip: bool = option(False, "See each window from both sides, left for right.")
   batch: int = option(4, "Windows computed at once.", lower_bound=1)
+  threads: int = option(4, "Threads that read photographs.", lower_bound=1)
 
 
 def segmenter(
@@ -71,7 +72,7 @@ def segmenter(
   classes = tuple(named) if count > 1 else ("background", *named)
   pixels = record.preprocess
   size, window = size or pixels.resize, window or pixels.size
-  variables = jax.device_put(variables)
+  variables, compiled = jax.device_put(variables), set()
 
   @jax.jit
   def probs(variables, image):
@@ -83,7 +84,8 @@ def segmenter(
 
   def run(picture):
     small, _ = masks.resized(picture, None, size)
-    found = blended(lambda x: np.asarray(probs(variables, x)), small, window, overlap, batch)
+    see = lambda x: np.asarray(probs(variables, x))
+    found = blended(see, small, window, overlap, batch, compiled)
     return likeliest(found, picture.shape[:2])
 
   return classes, run
@@ -118,9 +120,14 @@ def tent(window: int) -> np.ndarray:
 
 def blended(
   probs: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, window: int, overlap: float,
-  batch: int,
+  batch: int, compiled: set[int],
 ) -> np.ndarray:  # fmt: skip
-  """[h w classes] of a picture [h w 3], by `probs` of [batch window window 3] of its windows."""
+  """[h w classes] of a picture [h w 3], by `probs` of [n window window 3] of its windows.
+
+  Args:
+    batch: at most so many windows at once.
+    compiled: numbers of windows that `probs` is compiled for.
+  """
   height, width = picture.shape[:2]
   pads = [(0, max(0, window - n)) for n in (height, width)]
   padded = np.pad(picture, (*pads, (0, 0)), constant_values=128)
@@ -130,11 +137,9 @@ def blended(
     for x in starts(padded.shape[1], window, overlap)
   ]
   weight, total, share = tent(window), None, np.zeros((*padded.shape[:2], 1), np.float32)
-  for i in range(0, len(places), batch):
-    some = places[i : i + batch]
-    views = np.zeros((batch, window, window, 3), np.uint8)
-    for view, (y, x) in zip(views, some):
-      view[...] = padded[y : y + window, x : x + window]
+  for some in batches.chunks(places, batch):
+    rows = batches.filled(some, batches.at_once(len(some), compiled, batch))
+    views = np.stack([padded[y : y + window, x : x + window] for y, x in rows])
     for (y, x), found in zip(some, probs(views)):
       if total is None:
         total = np.zeros((*padded.shape[:2], found.shape[-1]), np.float32)
@@ -187,14 +192,16 @@ class Folder(output.Output):
     for name in ("masks", "overlays"):
       (self.part / name).mkdir()
 
-  def add(self, path: Path, picture: np.ndarray, mask: np.ndarray) -> None:
+  def add(
+    self, path: Path, picture: np.ndarray, mask: np.ndarray, found: Sequence[tuple[str, float]]
+  ) -> None:
+    """`found` as of `shares`."""
     number, text = len(self._cards) + 1, predict.readable(path)
     name = f"{number:04d}_{path.stem}.png".encode("ascii", "replace").decode().replace("?", "_")
     (self.part / "masks" / name).write_bytes(masks.indexed(mask))
     scale = min(1.0, SHOWN / max(mask.shape))
     small, flat = masks.resized(picture, mask, scale * min(mask.shape))
     (self.part / "overlays" / name).write_bytes(figures.png(painted(small, flat)))
-    found = shares(mask, self._classes)
     self._rows += [(text, f"masks/{name}", label, f"{share:.6f}") for label, share in found]
     view = page.figure(f"overlays/{name}", alt=text, lazy=True)
     bars = page.bars((label, share, "") for label, share in found[:8])
@@ -220,19 +227,6 @@ class Folder(output.Output):
     return True
 
 
-def answers(paths: Sequence[Path], run, failed) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-  """(path, picture, mask) of each that can be read; of the others `failed` gets a sentence."""
-  for path in paths:
-    try:
-      picture = transforms.decode(path.read_bytes())
-    except transforms.UnreadableImage as error:
-      failed(f"{path}: {error}")
-    except OSError as error:
-      failed(f"{path}: it cannot be opened: {error.strerror or error}")
-    else:
-      yield path, picture, run(picture)
-
-
 def main(argv: Sequence[str], config: Config) -> int:
   if not config.model or not argv[1:]:
     raise ValueError(
@@ -245,17 +239,20 @@ def main(argv: Sequence[str], config: Config) -> int:
   paths = predict.find(argv[1:], failed)
   fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
   del fields["out"], fields["model"]
+  threads = fields.pop("threads")
   classes, run = segmenter(config.model, **fields)
   title = f"Outlined by {Path(config.model).name}"
   with contextlib.ExitStack() as stack:
     folder = None
     if config.out:
       folder = stack.enter_context(Folder(Path(config.out), title, classes))
-    for path, picture, mask in answers(paths, run, failed):
-      lines = [f"{100 * share:6.1f} %  {label}" for label, share in shares(mask, classes)]
+    for path, picture in predict.read(paths, threads, failed):
+      mask = run(picture)
+      found = shares(mask, classes)
+      lines = [f"{100 * share:6.1f} %  {label}" for label, share in found]
       print("\n".join([predict.readable(path), *lines]), flush=True)
       if folder:
-        folder.add(path, picture, mask)
+        folder.add(path, picture, mask, found)
     if folder and folder.finish(failures):
       print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
   if failures:

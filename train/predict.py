@@ -194,6 +194,34 @@ def batches(
     yield paths, np.stack(arrays)
 
 
+def read(
+  paths: Iterable[Path], threads: int, failed: Callable[[str], None],
+  view: Callable[[np.ndarray], np.ndarray] = lambda picture: picture,
+) -> Iterator[tuple[Path, np.ndarray]]:  # fmt: skip
+  """(path, view of the picture [h w 3] uint8) in order, some read ahead of who asks.
+
+  Of what is unreadable `failed` is called with a sentence.
+  """
+  with ThreadPoolExecutor(threads) as pool:
+    waiting = deque()
+
+    def first():
+      path, job = waiting.popleft()
+      try:
+        yield path, job.result()
+      except transforms.UnreadableImage as error:
+        failed(f"{path}: {error}")
+      except OSError as error:
+        failed(f"{path}: it cannot be opened: {error.strerror or error}")
+
+    for path in paths:
+      waiting.append((path, pool.submit(lambda p: view(transforms.decode(p.read_bytes())), path)))
+      if len(waiting) > 2 * threads:
+        yield from first()
+    while waiting:
+      yield from first()
+
+
 def find(arguments: Iterable[str], failed: Callable[[str], None]) -> list[Path]:
   """The photographs that files and folders of the command line mean, each once."""
   found = []

@@ -4,13 +4,16 @@
   python -m train.transcribe --model=crnn_easyocr.english_g2 --detector=craft.mlt_25k page.jpg \\
     --out=answers
 
-Prints the text of each picture, a line for each line. --out writes answers.json (boxes and
-confidence of words and characters) and one .hocr of each picture. What cannot be read is named at
-the end, and makes the exit status 1; the other pictures are read all the same.
+Prints the text of each picture, a line for each line; pictures in folders are found at any depth.
+--out writes a folder: answers.json (boxes and confidence of words and characters), one .hocr of
+each picture, and index.html, the pictures with the words' boxes drawn over them beside their text.
+What cannot be read is named at the end, and makes the exit status 1; the other pictures are read
+all the same.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+import contextlib
 import dataclasses
 import html
 import json
@@ -20,10 +23,9 @@ import sys
 import cv2
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
-from train import options, startup
-from train.data import transforms
+from train import batches, figures, options, output, page, predict, startup
 from train.options import option
 import zoo
 from zoo.segment import craft
@@ -32,13 +34,17 @@ from zoo.text import charset
 LONGEST = 1280  # pixels of a page's longer side, as the detector sees it
 STEP = 32  # its canvas is a multiple of so many pixels
 MARGIN = 0.1  # of a word's height, on each side of its box
+UNSURE = 0.5  # the confidence below which a word is shown as unsure
+SHOWN = 1280  # pixels of the longer side of pictures on the page, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   model: str = option("", "Reader: variant.tag, the folder of a run, or a .safetensors file.")
   detector: str = option("", "Finds words on pages, such as craft.mlt_25k; without, lines come.")
-  out: str = option("", "Folder to write answers.json and .hocr files to; must be new.")
+  out: str = option("", "Folder to write answers and index.html to; must be new.")
+  batch: int = option(32, "Lines computed at once.", lower_bound=1)
+  threads: int = option(4, "Threads that read pictures.", lower_bound=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +59,13 @@ class Word:
     return min(self.confidence, default=0.0)
 
 
-def reader(model: str | Path) -> Callable[[Sequence[Image.Image]], list[tuple[str, tuple]]]:
+def reader(
+  model: str | Path, batch: int = 32
+) -> Callable[[Sequence[Image.Image]], list[tuple[str, tuple]]]:
   """Reads pictures of one line each: [(text, confidence of each character)].
 
-  Lines of one width are computed together, so that a text never depends on its neighbours.
+  Lines of one width are computed together, at most `batch`, so that a text never depends on its
+  neighbours.
 
   Raises:
     ValueError, FileNotFoundError: there is no such model, or it reads no lines.
@@ -67,6 +76,7 @@ def reader(model: str | Path) -> Callable[[Sequence[Image.Image]], list[tuple[st
     raise ValueError(f"{model} is no reader of lines; python -m zoo --filter=crnn lists some")
   blank = charset.blank_of(classes)
   network, variables = zoo.load(model)
+  variables, compiled = jax.device_put(variables), defaultdict(set)  # of each width
 
   @jax.jit
   def run(variables, image):
@@ -78,11 +88,13 @@ def reader(model: str | Path) -> Callable[[Sequence[Image.Image]], list[tuple[st
     for i, picture in enumerate(pictures):
       line = pixels.stack([pixels.crop(picture)])[0]
       widths[line.shape[1]].append((i, line))
-    for some in widths.values():
-      found = jax.device_get(run(variables, np.stack([line for _, line in some])))
-      texts = charset.decode(found.tokens, found.lengths, classes)
-      for (i, _), text, sure, n in zip(some, texts, found.confidence, found.lengths):
-        answers[i] = text, tuple(map(float, sure[:n]))
+    for width, lines in widths.items():
+      for some in batches.chunks(lines, batch):
+        rows = batches.filled(some, batches.at_once(len(some), compiled[width], batch))
+        found = jax.device_get(run(variables, np.stack([line for _, line in rows])))
+        texts = charset.decode(found.tokens, found.lengths, classes)
+        for (i, _), text, sure, n in zip(some, texts, found.confidence, found.lengths):
+          answers[i] = text, tuple(map(float, sure[:n]))
     return [answers[i] for i in range(len(pictures))]
 
   return read
@@ -94,6 +106,7 @@ def detector(model: str | Path) -> Callable[[np.ndarray], np.ndarray]:
   if record.variant not in craft.VARIANTS:
     raise ValueError(f"{model} finds no words; python -m zoo --filter=craft lists what does")
   network, variables = zoo.load(model)
+  variables = jax.device_put(variables)
 
   @jax.jit
   def run(variables, image):
@@ -195,41 +208,81 @@ def as_hocr(name: str, size: tuple[int, int], lines: list[list[Word]]) -> str:
   )
 
 
+def drawn(picture: np.ndarray, lines: list[list[Word]]) -> np.ndarray:
+  """The picture, at most `SHOWN` pixels long, with the words' boxes; who is unsure is orange."""
+  scale = min(1.0, SHOWN / max(picture.shape))
+  size = tuple(max(1, round(n * scale)) for n in picture.shape[1::-1])
+  small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+  for word in (word for line in lines for word in line):
+    color = ImageColor.getrgb(figures.COLORS[2 if word.sure >= UNSURE else 1])
+    cv2.polylines(small, [np.rint(word.box * scale).astype(np.int32)], True, color, 2, cv2.LINE_AA)
+  return small
+
+
+class Folder(output.Output):
+  """Pictures with boxes, .hocr files, answers.json and index.html."""
+
+  def __init__(self, out: Path, title: str):
+    super().__init__(out)
+    self._title, self._answers, self._cards = title, [], []
+
+  def add(self, path: Path, picture: np.ndarray, lines: list[list[Word]]) -> None:
+    size, text, found = picture.shape[1::-1], predict.readable(path), as_json(lines)
+    number = len(self._answers) + 1
+    stem = path.stem.encode("ascii", "replace").decode().replace("?", "_")
+    (self.part / f"{number}-{stem}.hocr").write_text(as_hocr(text, size, lines), "utf-8")
+    (self.part / f"{number}.png").write_bytes(figures.png(drawn(picture, lines)))
+    self._answers.append({"image": text, "size": list(size), "lines": found})
+    view = page.figure(f"{number}.png", alt=f"words of {text}", lazy=True)
+    words = page.code("\n".join(line["text"] for line in found))
+    self._cards.append(page.card([view], path.name, [text], words))
+
+  def finish(self, failures: Sequence[str]) -> bool:
+    """Puts the folder in its place, unless nothing was added."""
+    if not self._answers:
+      return False
+    text = json.dumps(self._answers, ensure_ascii=False, indent=1)
+    (self.part / "answers.json").write_text(text + "\n", "utf-8")
+    said = f"Orange: a character of the word is less sure than {100 * UNSURE:.0f} %."
+    body = [f"<h1>{page.escape(self._title)}</h1>", page.paragraph(said, soft=True)]
+    body.append(page.cards(self._cards, large=True))
+    if failures:
+      body.append(page.section("Not read", page.bullets(failures)))
+    page.write(self.part / "index.html", page.page(self._title, body))
+    self.appear()
+    return True
+
+
 def main(argv: Sequence[str], config: Config) -> int:
-  startup.set_up_compilation()
   if not config.model or not argv[1:]:
-    raise ValueError("wanted --model=READER and pictures, such as page.png")
-  out = Path(config.out) if config.out else None
-  if out and out.exists():
-    raise ValueError(f"--out={out} exists already; name a new folder")
-  read, find = reader(config.model), detector(config.detector) if config.detector else None
-  answers, failed, several = [], [], len(argv) > 2
-  for path in map(Path, argv[1:]):
-    try:
-      picture = transforms.decode(path.read_bytes())
-    except (OSError, ValueError) as error:
-      failed.append(f"{path}: {error}")
-      continue
-    lines = transcribe(picture, read, find)
-    size = picture.shape[1::-1]
-    answers.append((path, size, lines))
-    if several:
-      print(f"{path}:")
-    print("\n".join(line["text"] for line in as_json(lines)))
-  if out:
-    out.mkdir(parents=True)
-    pages = [
-      {"image": str(path), "size": list(size), "lines": as_json(lines)}
-      for path, size, lines in answers
-    ]
-    text = json.dumps(pages, ensure_ascii=False, indent=1)
-    (out / "answers.json").write_text(text + "\n", "utf-8")
-    for i, (path, size, lines) in enumerate(answers, start=1):
-      (out / f"{i}-{path.stem}.hocr").write_text(as_hocr(str(path), size, lines), "utf-8")
-  for sentence in failed:
-    print(f"cannot read {sentence}", file=sys.stderr)
-  return 1 if failed else 0
+    raise ValueError(
+      "name a reader and pictures: python -m train.transcribe --model=crnn_easyocr.english_g2 "
+      "--detector=craft.mlt_25k page.png"
+    )
+  startup.set_up_compilation()
+  failures = []
+  failed = lambda sentence: failures.append(predict.readable(sentence))
+  paths = predict.find(argv[1:], failed)
+  with contextlib.ExitStack() as stack:
+    folder = None
+    if config.out:
+      title = f"Read by {Path(config.model).name}"
+      folder = stack.enter_context(Folder(Path(config.out), title))
+    read = reader(config.model, config.batch)
+    find = detector(config.detector) if config.detector else None
+    for path, picture in predict.read(paths, config.threads, failed):
+      lines = transcribe(picture, read, find)
+      if len(paths) > 1:
+        print(f"{predict.readable(path)}:")
+      print("\n".join(line["text"] for line in as_json(lines)), flush=True)
+      if folder:
+        folder.add(path, picture, lines)
+    if folder and folder.finish(failures):
+      print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
+  if failures:
+    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  return int(bool(failures))
 
 
 if __name__ == "__main__":
-  options.run(main, Config, arguments=True)
+  options.run(main, Config, arguments=True, stopped="stopped; nothing was written")

@@ -1,0 +1,29 @@
+"""Batches of few shapes: what is compiled for one number of rows serves others too."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+
+def chunks(rows: Iterable, size: int) -> Iterator[list]:
+  some = []
+  for row in rows:
+    some.append(row)
+    if len(some) == size:
+      yield some
+      some = []
+  if some:
+    yield some
+
+
+def at_once(count: int, compiled: set[int], most: int) -> int:
+  """In how many rows `count` are computed: in as many as are `compiled`, or a power of two, which
+  then is.  One photograph should not wait for a whole batch, nor every number be compiled.
+  """
+  power = 1 << (count - 1).bit_length()
+  rows = min((rows for rows in compiled if rows >= count), default=min(power, most))
+  compiled.add(rows)
+  return rows
+
+
+def filled(rows: Sequence, count: int) -> list:
+  """`rows`, the last one repeated until there are `count`."""
+  return [*rows, *[rows[-1]] * (count - len(rows))]
