@@ -1,9 +1,12 @@
 """python -m train.film: every frame answered as train.find answers it, and a film that plays."""
 
 import csv
+from fractions import Fraction
 import os
 from types import SimpleNamespace
 
+import av
+from av.video.reformatter import Colorspace
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from tests.test_detect_find import trained  # noqa: F401 (a fixture)
 from train import album, film, find
 from train.film import Config
+import zoo
 
 FRAMES, RATE, SIZE = 9, 10.0, (62, 84)
 
@@ -65,6 +69,27 @@ def test_each_frame_as_a_photograph(every, trained, tmp_path, capsys):  # noqa: 
   assert " s  " in capsys.readouterr().out
 
 
+def test_a_camera_is_answered_frame_by_frame_by_a_folded_network(
+  trained, tmp_path, monkeypatch  # noqa: F811
+):
+  path, answers = write(tmp_path / "clip.avi"), {}
+  source, capture, fold, folded = cv2.VideoCapture(str(path)), cv2.VideoCapture, zoo.fold, []
+  monkeypatch.setattr(zoo, "fold", lambda *given, **how: folded.append(how) or fold(*given, **how))
+  for name, argv, camera in (("file", ["film", str(path)], -1), ("camera", ["film"], 0)):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *number: source if number else capture())
+    out = tmp_path / name
+    asked = find.Config(model=trained, confidence=0.01, max_detections=3, out=str(out))
+    assert film.main(argv, asked, Config(camera=camera)) == 0
+    with open(out / "answers.csv") as file:
+      answers[name] = list(csv.DictReader(file))
+  assert folded == [{"size": (64, 64), "cpu_batch": 1}], "of the camera's only"
+  assert answers["file"] and len(answers["file"]) == len(answers["camera"])
+  for ours, theirs in zip(answers["camera"], answers["file"]):
+    assert (ours["frame"], ours["class"]) == (theirs["frame"], theirs["class"])
+    numbers = [[float(row[name]) for name in film.COLUMNS[3:]] for row in (ours, theirs)]
+    np.testing.assert_allclose(*numbers, rtol=1e-4, atol=0.02)
+
+
 def test_odd_sides(tmp_path):
   image = np.full((5, 7, 3), 200, np.uint8)
   source = SimpleNamespace(name="a", rate=RATE)
@@ -73,6 +98,23 @@ def test_odd_sides(tmp_path):
     folder.finish(1)
   (frame,), _ = frames_of(tmp_path / "out/film.mp4")
   assert frame.shape == (6, 8, 3) and abs(frame.astype(int) - 200).max() < 5
+
+
+def test_colours_are_those_that_a_player_shows(tmp_path):
+  """Of frames as large as these players expect ITU-R 709's colours, unless they are told."""
+  image = np.zeros((720, 1280, 3), np.uint8)
+  image[:, :640], image[:, 640:] = (220, 30, 30), (20, 40, 230)
+  source = SimpleNamespace(name="a", rate=30000 / 1001)
+  with film.Folder(tmp_path / "out", source, 1) as folder:
+    folder.add(album.Answer(0, image, find.nothing(("cat",))))
+    folder.finish(1)
+  with av.open(str(tmp_path / "out/film.mp4")) as made:
+    (stream,) = made.streams.video
+    assert stream.average_rate == Fraction(30000, 1001)
+    (frame,) = made.decode(stream)
+  assert frame.colorspace == Colorspace.ITU601
+  shown = frame.to_ndarray(format="rgb24").astype(int)
+  assert abs(shown - image)[:, [200, 1000]].max() < 5
 
 
 def test_it_ends_when_asked_to(trained, tmp_path):  # noqa: F811

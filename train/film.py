@@ -160,7 +160,8 @@ def main(argv: Sequence[str], asked: find.Config, config: Config) -> int:
     raise ValueError("\n".join(faults))
   startup.set_up_compilation()
   film = Film(Path(argv[1]) if argv[1:] else None, config)
-  if config.camera >= 0:
+  live = config.camera >= 0
+  if live:
     asked = dataclasses.replace(asked, batch=1)  # an answer does not wait for other frames
   seen = 0
   with contextlib.ExitStack() as stack:
@@ -168,7 +169,7 @@ def main(argv: Sequence[str], asked: find.Config, config: Config) -> int:
     folder = stack.enter_context(Folder(Path(asked.out), film, config.every)) if asked.out else None
     bar = stack.enter_context(tqdm(total=film.total, unit=" images", disable=None))
     with contextlib.suppress(KeyboardInterrupt):
-      for answer in find.find(film.frames(), asked):
+      for answer in find.find(film.frames(), asked, many=live):
         if folder:
           folder.add(answer)
         if len(answer.found):

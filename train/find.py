@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import dataclasses
 from functools import partial
+import itertools
 from pathlib import Path
 import sys
 from typing import NamedTuple
@@ -114,8 +115,13 @@ class View(NamedTuple):
     return packed.encode(out)
 
 
-def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> Iterator[Answer]:
+def find(
+  pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config, *, many: bool = False
+) -> Iterator[Answer]:
   """Answers in order of `pictures`, each [h w 3] uint8.
+
+  Args:
+    many: there are many, all of one size: the network is folded and packed for them first.
 
   Raises:
     ValueError, FileNotFoundError: there is no such model or class, or it is no detector.
@@ -128,9 +134,16 @@ def find(pictures: Iterable[tuple[Path | int, np.ndarray]], config: Config) -> I
     raise ValueError(f"{config.model} is a backbone without classes; name a detector")
   classes = predict.class_names(record, network.num_classes)
   nothing(classes).of(config.classes)  # names those that are unknown
-  variables, pixels = jax.device_put(variables), record.preprocess
+  pixels = record.preprocess
   if pixels.longest is None:
     pixels = found.whole(pixels)
+  pictures = iter(pictures)
+  for first in itertools.islice(pictures, int(many)):
+    pictures = itertools.chain([first], pictures)
+    size = found.seen(pixels, first[1]).pixels.shape[:2]
+    rows = config.batch if jax.default_backend() == "cpu" else None
+    network, variables = zoo.fold(network, variables, size=size, cpu_batch=rows)
+  variables = jax.device_put(variables)
 
   @jax.jit
   def step(variables, image, size):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.detect import fpn
-from zoo.weights import Preprocess, between
+from zoo.weights import Preprocess, between, letterboxed
 
 
 class Place(NamedTuple):
@@ -84,6 +84,8 @@ def seen(preprocess: Preprocess, image: np.ndarray) -> Seen:
   height, width = image.shape[:2]
   if preprocess.longest is None:
     where, side = place(preprocess, height, width), preprocess.size
+    if preprocess.letterbox:  # as `crop` does, but for the copy that PIL would make
+      return Seen(letterboxed(image, side), (side, side), where)
     return Seen(preprocess.crop(Image.fromarray(image)), (side, side), where)
   size = fpn.fitted((height, width), preprocess.size, preprocess.longest)
   pixels = image
