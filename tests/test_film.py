@@ -100,6 +100,17 @@ def test_odd_sides(tmp_path):
   assert frame.shape == (6, 8, 3) and abs(frame.astype(int) - 200).max() < 5
 
 
+def test_nothing_is_left_where_the_disk_is_full(tmp_path):
+  source = SimpleNamespace(name="a", rate=RATE)
+  with pytest.raises(OSError), film.Folder(tmp_path / "out", source, 1) as folder:
+    folder.add(album.Answer(0, np.zeros((8, 8, 3), np.uint8), find.nothing(("cat",))))
+    folder._table.close()
+    folder._table = open("/dev/full", "w")
+    folder._table.write("a")
+    raise OSError("an answer cannot be written")
+  assert not os.listdir(tmp_path)
+
+
 def test_colours_are_those_that_a_player_shows(tmp_path):
   """Of frames as large as these players expect ITU-R 709's colours, unless they are told."""
   image = np.zeros((720, 1280, 3), np.uint8)

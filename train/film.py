@@ -107,9 +107,9 @@ class Folder(output.Output):
     self._rows.writerow(COLUMNS)
 
   def __exit__(self, *error) -> None:
-    with contextlib.suppress(OSError):  # of what is thrown away now
-      self._video.close()
-    self._table.close()
+    for file in (self._video, self._table):
+      with contextlib.suppress(OSError):  # of what is thrown away now
+        file.close()
     super().__exit__(*error)
 
   def add(self, answer: album.Answer) -> None:
