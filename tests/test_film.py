@@ -70,7 +70,9 @@ def test_each_frame_as_a_photograph(every, trained, tmp_path, capsys):  # noqa: 
 
 
 def test_a_camera_is_answered_frame_by_frame_by_a_folded_network(
-  trained, tmp_path, monkeypatch  # noqa: F811
+  trained,  # noqa: F811
+  tmp_path,
+  monkeypatch,
 ):
   path, answers = write(tmp_path / "clip.avi"), {}
   source, capture, fold, folded = cv2.VideoCapture(str(path)), cv2.VideoCapture, zoo.fold, []

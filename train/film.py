@@ -118,6 +118,7 @@ class Folder(output.Output):
     frame = cv2.copyMakeBorder(frame, 0, high, 0, wide, cv2.BORDER_REPLICATE)
     if self._stream is None:
       rate = Fraction(self._film.rate / self._every).limit_denominator(10_000)
+      rate = max(rate, Fraction(1, 10_000))
       self._stream = self._video.add_stream("libvpx-vp9", rate=rate, options=CODING)
       self._stream.height, self._stream.width = frame.shape[:2]
       self._stream.pix_fmt = "yuv420p"

@@ -138,7 +138,7 @@ def find(
   if pixels.longest is None:
     pixels = found.whole(pixels)
   pictures = iter(pictures)
-  for first in itertools.islice(pictures, int(many)):
+  if many and (first := next(pictures, None)):
     pictures = itertools.chain([first], pictures)
     size = found.seen(pixels, first[1]).pixels.shape[:2]
     rows = config.batch if jax.default_backend() == "cpu" else None
