@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 def pytest_addoption(parser):
-  parser.addoption("--all-variants", action="store_true", help="test_contract.py on every one")
+  parser.addoption("--all-variants", action="store_true", help="contract, listing: every one")
 
 
 @pytest.fixture(scope="session")

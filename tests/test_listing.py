@@ -5,15 +5,40 @@ import io
 
 import pytest
 
+from tests import cases
 import zoo
 from zoo import __main__ as command
+from zoo import listing, weights
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fresh_cache(tmp_path_factory):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("FLAXZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
+def pytest_generate_tests(metafunc):
+  if "traced" in metafunc.fixturenames:
+    names = sorted(zoo.names(), key=lambda name: -zoo.info(name).params)
+    lightest = list({type(zoo.create(name)).__name__: name for name in names}.values())
+    metafunc.parametrize("traced", names if metafunc.config.getoption("all_variants") else lightest)
+
+
+def test_what_is_measured_is_as_traced(traced):
+  """The lightest of each module class, or all with --all-variants."""
+  pixels = zoo.preprocess(traced)
+  found = listing.measure(zoo.create(traced), pixels.size, weights.in_channels(pixels))
+  row = f"a line in zoo/measured.csv: {listing.line(traced, pixels.size, *found)}"
+  assert listing.known(traced, pixels.size) == found, row
+
+
+def test_every_variant_is_measured():
+  known = {name: listing.known(name, zoo.preprocess(name).size) for name in zoo.names()}
+  assert [name for name, row in known.items() if row is None] == []
+  colored = {n for n in cases.PARAMS if weights.in_channels(zoo.preprocess(n)) == 3}
+  assert {n: known[n][0] for n in colored} == {n: cases.PARAMS[n] for n in colored}
+  assert len(colored) >= len(cases.PARAMS) - 1, "mini_xception was published for grey pictures"
+  assert listing._measured().keys() == known.keys()
+
+
+def test_what_is_not_measured_is_traced(monkeypatch):
+  want = zoo.info("resnet18")
+  monkeypatch.setattr(listing, "_measured", dict)
+  assert zoo.info("resnet18") == want
 
 
 @pytest.mark.parametrize(
@@ -24,9 +49,9 @@ def test_multiply_adds(name, giga):
   assert round(zoo.info(name).multiply_adds / 1e9, 3) == giga
 
 
-def test_info_is_remembered_and_complete():
-  first, again = zoo.info("resnet18"), zoo.info("resnet18")
-  assert first == again and first.params == 11_689_512 and first.size == 224
+def test_info_is_complete():
+  first = zoo.info("resnet18")
+  assert first.params == 11_689_512 and first.size == 224
   names = ("stem", "stage1", "stage2", "stage3", "stage4")
   want = tuple(zoo.Feature(*row) for row in zip(names, (2, 4, 8, 16, 32), (64, 64, 128, 256, 512)))
   assert first.features == want == zoo.feature_info("resnet18")
@@ -34,6 +59,12 @@ def test_info_is_remembered_and_complete():
 
 def test_feature_info_of_fields():
   assert [f.stride for f in zoo.feature_info("resnet18", output_stride=8)] == [2, 4, 8, 8, 8]
+
+
+def test_strides_where_a_margin_is_put_around_the_picture():
+  found = {f.name: f.stride for f in zoo.feature_info("unet")}
+  stages = {f"stage{i}": 2 ** (i - 1) for i in range(1, 6)}
+  assert found == {**stages, "features": 1}
 
 
 def test_every_model_says_which_pixels_it_takes():

@@ -5,8 +5,6 @@ import csv
 from fnmatch import fnmatch
 import sys
 
-from tqdm import tqdm
-
 import zoo
 
 COLUMNS = (
@@ -52,7 +50,7 @@ def main(arguments=None) -> int:
   if not names:
     parser.error(f"no variant fits {options.filter!r}; without --filter all are listed")
   rows = []
-  for name in tqdm(names, desc="measuring", leave=False, disable=not sys.stderr.isatty()):
+  for name in names:
     rows += rows_of(zoo.info(name))
   if options.csv:
     writer = csv.writer(sys.stdout, lineterminator="\n")
