@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 import zipfile
 
+import cv2
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 from pycocotools import mask as packed
 from pycocotools.coco import COCO
 import pytest
@@ -17,7 +19,7 @@ from tests.detectors import detection  # noqa: F401 (a fixture)
 from tests.runs import untrained
 from tests.test_yolo import IN_THEM, PHOTOGRAPHS, PHOTOGRAPHS_SHA256
 from tests.wheels import reachable
-from train import album, batches, find, predict
+from train import album, batches, figures, find, predict
 from train.find import Config
 import zoo
 from zoo import catalog, store
@@ -225,6 +227,29 @@ def test_finds_what_torchvision_finds(detection, tmp_path, monkeypatch):  # noqa
   with Image.open(tmp_path / "out" / drawn[0]) as picture:
     assert picture.size == size[::-1]
   assert drawn[0] in (tmp_path / "out/index.html").read_text()
+
+
+def test_masks_are_drawn_where_they_are():
+  """Two that overlap; the surer one's colour is on top."""
+  image = np.full((400, 500, 3), 100, np.uint8)
+  masks = np.zeros((2, 400, 500), np.uint8)
+  masks[0, 100:300, 120:200], masks[0, 250:300, 120:400], masks[1, 150:350, 150:450] = 1, 1, 1
+  one = Found(
+    np.float32([[120, 100, 400, 300], [150, 150, 450, 350]]), np.float32([0.9, 0.5]),
+    np.int32([0, 1]), 400, 500, CLASSES,
+    np.array([packed.encode(np.asfortranarray(mask)) for mask in masks], object),
+  )  # fmt: skip
+  drawn = album.drawn(album.Answer(Path("a"), image, one))
+  want = image.astype(float)
+  for mask, color in ((masks[1], figures.COLORS[1]), (masks[0], figures.COLORS[0])):
+    there = mask == 1
+    want[there] = np.rint(0.55 * want[there] + 0.45 * np.array(ImageColor.getrgb(color)))
+  lines = (abs(drawn - image.astype(float)).max(-1) > 0) & ~masks.any(0)  # of boxes, and words
+  assert lines.mean() < 0.05
+  inside = cv2.erode(masks[0] | masks[1], np.ones((9, 9))).astype(bool)
+  same = (drawn == want).all(-1)
+  assert same[inside].mean() > 0.9 and same[~masks.any(0) & ~lines].all()
+  assert same[280, 300] and same[160, 160] and same[340, 300] and same[110, 160], "each part"
 
 
 def test_what_is_wrong_is_said(trained, tmp_path):

@@ -36,8 +36,15 @@ def labelled(one: Found) -> list[tuple]:
 def drawn(answer: Answer) -> np.ndarray:
   """The picture with masks and boxes over it, the surest on top."""
   rows, masks = labelled(answer.found), answer.found.masks
-  tints = [] if masks is None else [(packed.decode(m), row[2]) for m, row in zip(masks, rows)]
-  return figures.boxes(figures.tinted(answer.image, tints[::-1]), rows[::-1], least=1)
+  tints = () if masks is None else zip(reversed(masks), reversed(rows))
+  under = figures.tinted(answer.image, ((*_part(mask), row[2]) for mask, row in tints))
+  return figures.boxes(under, rows[::-1], least=1)
+
+
+def _part(mask: dict) -> tuple[np.ndarray, tuple[int, int]]:
+  """(mask of 0 and 1 of the box around it, where that begins): pictures of a camera are large."""
+  left, top, width, height = packed.toBbox(mask).astype(int)
+  return packed.decode(mask)[top : top + height, left : left + width], (top, left)
 
 
 def explained(image: np.ndarray, heat: np.ndarray, row: tuple) -> np.ndarray:

@@ -3,7 +3,7 @@
 Matplotlib is imported by the first that needs it: that takes a third of a second.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import io
 import warnings
@@ -176,12 +176,19 @@ def boxes(
   return np.asarray(picture)
 
 
-def tinted(image: np.ndarray, rows: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
-  """[h w 3] uint8 under masks: (mask [h w] of 0 and 1, color as #rrggbb), the last on top."""
+def tinted(
+  image: np.ndarray, rows: Iterable[tuple[np.ndarray, tuple[int, int], str]]
+) -> np.ndarray:
+  """[h w 3] uint8 under masks, the last on top.
+
+  Args:
+    rows: (mask of 0 and 1, where in the picture its top left is as (y, x), color as #rrggbb).
+  """
   out = np.array(image)
-  for mask, color in rows:
+  for mask, (top, left), color in rows:
+    part = out[top : top + mask.shape[0], left : left + mask.shape[1]]
     there = np.asarray(mask, bool)
-    out[there] = np.rint(0.55 * out[there] + 0.45 * np.float32(ImageColor.getrgb(color)))
+    part[there] = np.rint(0.55 * part[there] + 0.45 * np.float32(ImageColor.getrgb(color)))
   return out
 
 
