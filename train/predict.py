@@ -115,7 +115,6 @@ def answerer(
   explained = number_of(target, classes) if target else None
   outside = runtime.onnxruntime_logits(network, variables, record) if by == "onnxruntime" else None
   variables = jax.device_put(variables)
-  normalize = jax.jit(record.preprocess.normalize)
 
   @jax.jit
   def step(variables, image, logits):
@@ -129,7 +128,7 @@ def answerer(
 
   def answered(paths, seen):
     padded = np.concatenate([seen, np.zeros((batch - len(seen), *seen.shape[1:]), np.uint8)])
-    logits = outside and outside(normalize(padded))
+    logits = outside and outside(padded)
     (probs, index), drawn = jax.device_get(step(variables, padded, logits))
     found = []
     for i, path in enumerate(paths):

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # of the largest logit
 def onnxruntime_logits(
   model: nn.Module, variables: Mapping[str, Any], record: zoo.Record
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """Normalised images [b h w c] float32 -> logits [b k], computed by onnxruntime.
+  """Images [b h w c] uint8, not normalised yet -> logits [b k], computed by onnxruntime.
 
   Raises:
     ValueError: onnxruntime is not installed, or answers other than the model does.
@@ -42,7 +42,8 @@ def onnxruntime_logits(
   if not path.exists():
     _write(path, model, variables, record)
   session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-  return lambda image: session.run(["logits"], {"image": np.asarray(image, np.float32)})[0]
+  planes = jax.jit(lambda image: record.preprocess.normalize(image).transpose(0, 3, 1, 2))
+  return lambda image: session.run(["logits"], {"image": np.asarray(planes(image))})[0]
 
 
 def _place(variables: Mapping[str, Any], record: zoo.Record) -> Path:
@@ -60,12 +61,13 @@ def _write(path: Path, model, variables, record: zoo.Record) -> None:
   import onnxruntime
 
   try:
-    raw = export.onnx_model(model, variables, record).SerializeToString()
+    raw = export.onnx_model(model, variables, record, planes=True).SerializeToString()
   except ImportError as error:
     raise ValueError("--runtime=onnxruntime needs one package more: pip install onnx") from error
   size = zoo.pair(record.preprocess.size)
   image = np.random.default_rng(0).normal(size=(2, *size, record.in_channels)).astype(np.float32)
-  [got] = onnxruntime.InferenceSession(raw).run(["logits"], {"image": image})
+  feed = {"image": image.transpose(0, 3, 1, 2)}
+  [got] = onnxruntime.InferenceSession(raw).run(["logits"], feed)
   run = jax.jit(lambda variables, image: model.apply(variables, image, train=False)["logits"])
   want = np.asarray(run(variables, image), np.float32)
   worst = np.abs(got - want).max() / np.abs(want).max()

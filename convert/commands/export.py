@@ -169,34 +169,38 @@ def _without_head(names, variables, variant: str, dialect_rules) -> dict:
 # Programs.
 
 
-def traced(model, record: zoo.Record):
+def traced(model, record: zoo.Record, planes: bool = False):
   """(function of (flat variables, images [b h w c]) -> {end: array}, images with a free b).
 
-  The ends are what `detect` and its like take of a network with a head, else all.
+  The ends are what `detect` and its like take of a network with a head, else all. With `planes`
+  images are [b c h w].
   """
   plain = model.clone(numerics=dataclasses.replace(model.numerics, plain=True))
 
   def run(flat, image):
+    image = image.transpose(0, 2, 3, 1) if planes else image
     ends = plain.apply(traverse_util.unflatten_dict(flat, sep="/"), image, train=False)
     answers = {name: end for name, end in ends.items() if re.fullmatch(ANSWERS, name)}
     return dict(sorted((answers or ends).items()))
 
   [batch] = jax.export.symbolic_shape("batch")
-  shape = (batch, *layers.pair(record.preprocess.size), record.in_channels)
+  size, channels = layers.pair(record.preprocess.size), record.in_channels
+  shape = (batch, channels, *size) if planes else (batch, *size, channels)
   image = jax.ShapeDtypeStruct(shape, np.float32)
   return run, image
 
 
-def onnx_model(model, variables, record: zoo.Record):
+def onnx_model(model, variables, record: zoo.Record, *, planes: bool = False):
   """Normalised images [batch h w c] to the heads' answers, or to all end points of a backbone.
 
-  Batch norms are folded into the convolutions before them.
+  Batch norms are folded into the convolutions before them. With `planes` images are [batch c h w],
+  as runtimes want them for convolutions: what makes images can write them so, at no cost.
   """
   model, variables = zoo.fold(
     model, variables, size=record.preprocess.size, channels=record.in_channels
   )
   flat = traverse_util.flatten_dict(variables, sep="/")
-  run, image = traced(model, record)
+  run, image = traced(model, record, planes)
   program, ends = jax.make_jaxpr(run, return_shape=True)(flat, image)
   facts = {"flaxzoo": json.dumps(dataclasses.asdict(dataclasses.replace(record, foreign={})))}
   return onnx_graph.model(program, [*sorted(flat), "image"], list(ends), flat, facts)
