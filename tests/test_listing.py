@@ -50,8 +50,8 @@ def test_multiply_adds(name, giga):
 
 
 def test_info_is_complete():
-  first = zoo.info("resnet18")
-  assert first.params == 11_689_512 and first.size == 224
+  first, again = zoo.info("resnet18"), zoo.info("resnet18")
+  assert first == again and first.params == 11_689_512 and first.size == 224
   names = ("stem", "stage1", "stage2", "stage3", "stage4")
   want = tuple(zoo.Feature(*row) for row in zip(names, (2, 4, 8, 16, 32), (64, 64, 128, 256, 512)))
   assert first.features == want == zoo.feature_info("resnet18")

@@ -68,7 +68,8 @@ def test_a_page_is_read(page, tmp_path, capsys):
   broken.write_bytes(b"no picture")
   assert transcribe.main(["", str(page.parent), str(broken)], config) == 1
   printed = capsys.readouterr()
-  assert printed.out.splitlines()[:3] == [f"{page}:", "harbour quick", "market 2026"]
+  made = f"pictures: {(tmp_path / 'out/index.html').resolve()}"
+  assert printed.out.splitlines() == [f"{page}:", "harbour quick", "market 2026", made]
   assert str(broken) in printed.err
   [answer] = json.loads((tmp_path / "out/answers.json").read_text())
   assert [line["text"] for line in answer["lines"]] == ["harbour quick", "market 2026"]

@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import io
 from pathlib import Path
-import sys
 
 import jax
 import numpy as np
@@ -152,9 +151,7 @@ def main(argv: Sequence[str], config: predict.Config) -> int:
             for a in found for path, cells in a.instances]  # fmt: skip
     if some:
       _write(out / "instances.csv", some, "path")
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
-  return int(bool(failures))
+  return predict.unanswered(failures)
 
 
 def _write(path: Path, rows, first: str) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import json
 from pathlib import Path
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -179,8 +178,8 @@ def main(argv: Sequence[str], config: Config) -> int:
     if config.out:
       title = f"Described by {Path(config.model).name}"
       folder = stack.enter_context(Folder(Path(config.out), title))
-    view = lambda picture: pixels.crop(Image.fromarray(picture))
-    read = predict.read(paths, config.threads, failed, view)
+    crop = lambda picture: pixels.crop(Image.fromarray(picture))
+    read = predict.read(paths, config.threads, failed, crop)
     for some in batches.chunks(read, config.batch):
       for (path, view), said in zip(some, say([view for _, view in some])):
         print(f"{predict.readable(path)}: {said.text}", flush=True)
@@ -188,9 +187,7 @@ def main(argv: Sequence[str], config: Config) -> int:
           folder.add(path, view, said)
     if folder and folder.finish(failures):
       print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
-  return int(bool(failures))
+  return predict.unanswered(failures)
 
 
 if __name__ == "__main__":

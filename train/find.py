@@ -20,7 +20,6 @@ import dataclasses
 from functools import partial
 import itertools
 from pathlib import Path
-import sys
 from typing import NamedTuple
 
 import cv2
@@ -323,11 +322,10 @@ def main(argv: Sequence[str], config: Config) -> int:
       print(show(answer), flush=True)
     if album and answered:
       album.finish(failures)
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  status = predict.unanswered(failures)
   if album and answered:
     print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
-  return int(bool(failures))
+  return status
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import contextlib
 import csv
 import dataclasses
 from pathlib import Path
-import sys
 
 import cv2
 import jax
@@ -255,9 +254,7 @@ def main(argv: Sequence[str], config: Config) -> int:
         folder.add(path, picture, mask, found)
     if folder and folder.finish(failures):
       print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
-  return int(bool(failures))
+  return predict.unanswered(failures)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from train import figures, gallery, options, output, page, runtime, startup
+from train.batches import chunks
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
@@ -160,37 +161,16 @@ def views(
   reads: Iterable[tuple[Any, Callable[[], bytes]]], preprocess: zoo.Preprocess, threads: int
 ) -> Iterator[tuple[Any, Future]]:
   """(name, its view to come), a few ahead of who asks."""
-
-  def view(read):
-    return preprocess.crop(Image.fromarray(transforms.decode(read())))
-
-  with ThreadPoolExecutor(threads) as pool:
-    waiting = deque()
-    for name, read in reads:
-      waiting.append((name, pool.submit(view, read)))
-      if len(waiting) > 4 * threads:
-        yield waiting.popleft()
-    yield from waiting
+  return _ahead(reads, lambda p: preprocess.crop(Image.fromarray(p)), threads, 4 * threads)
 
 
 def batches(
   views: Iterable[tuple[Path, Future]], size: int, failed: Callable[[str], None]
 ) -> Iterator[tuple[list[Path], np.ndarray]]:
   """(paths, [b h w 3] uint8) with b = size, but for the last."""
-  paths, arrays = [], []
-  for path, view in views:
-    try:
-      arrays.append(view.result())
-      paths.append(path)
-    except transforms.UnreadableImage as error:
-      failed(f"{path}: {error}")
-    except OSError as error:
-      failed(f"{path}: it cannot be opened: {error.strerror or error}")
-    if len(paths) == size:
-      yield paths, np.stack(arrays)
-      paths, arrays = [], []
-  if paths:
-    yield paths, np.stack(arrays)
+  for some in chunks(_arrived(views, failed), size):
+    paths, arrays = zip(*some)
+    yield list(paths), np.stack(arrays)
 
 
 def read(
@@ -201,24 +181,38 @@ def read(
 
   Of what is unreadable `failed` is called with a sentence.
   """
+  reads = ((path, path.read_bytes) for path in paths)
+  return _arrived(_ahead(reads, view, threads, 2 * threads), failed)  # whole pictures are large
+
+
+def _ahead(
+  reads: Iterable[tuple[Any, Callable[[], bytes]]], view: Callable[[np.ndarray], np.ndarray],
+  threads: int, most: int,
+) -> Iterator[tuple[Any, Future]]:  # fmt: skip
+  """(name, view of its picture to come), at most so many ahead of who asks."""
   with ThreadPoolExecutor(threads) as pool:
     waiting = deque()
-
-    def first():
-      path, job = waiting.popleft()
-      try:
-        yield path, job.result()
-      except transforms.UnreadableImage as error:
-        failed(f"{path}: {error}")
-      except OSError as error:
-        failed(f"{path}: it cannot be opened: {error.strerror or error}")
-
-    for path in paths:
-      waiting.append((path, pool.submit(lambda p: view(transforms.decode(p.read_bytes())), path)))
-      if len(waiting) > 2 * threads:
-        yield from first()
+    for name, read in reads:
+      waiting.append((name, pool.submit(lambda read: view(transforms.decode(read())), read)))
+      if len(waiting) > most:
+        yield waiting.popleft()
     while waiting:
-      yield from first()
+      yield waiting.popleft()
+
+
+def _arrived(
+  views: Iterable[tuple[Any, Future]], failed: Callable[[str], None]
+) -> Iterator[tuple[Any, np.ndarray]]:
+  """(name, view) of each that can be read; of the others `failed` gets a sentence."""
+  for name, job in views:
+    try:
+      view = job.result()
+    except transforms.UnreadableImage as error:
+      failed(f"{name}: {error}")
+    except OSError as error:
+      failed(f"{name}: it cannot be opened: {error.strerror or error}")
+    else:
+      yield name, view
 
 
 def find(arguments: Iterable[str], failed: Callable[[str], None]) -> list[Path]:
@@ -297,6 +291,13 @@ def readable(path: Path | str) -> str:
   return str(path).encode("utf-8", "replace").decode()
 
 
+def unanswered(failures: Sequence[str]) -> int:
+  """Names what could not be answered; the exit status."""
+  if failures:
+    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  return int(bool(failures))
+
+
 def show(answer: Answer) -> str:
   lines = [f"{100 * prob:6.1f} %  {label}" for label, prob in answer.top]
   return "\n".join([readable(answer.path), *lines])
@@ -337,11 +338,10 @@ def main(argv: Sequence[str], config: Config) -> int:
       bar.update(min(answered + len(failures), len(paths)) - bar.n)
     if album and answered:
       album.finish(failures)
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
+  status = unanswered(failures)
   if album and answered:
     print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
-  return int(bool(failures))
+  return status
 
 
 if __name__ == "__main__":

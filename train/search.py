@@ -18,7 +18,6 @@ import io
 import json
 from pathlib import Path
 import re
-import sys
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -250,9 +249,7 @@ def main(argv: Sequence[str], config: Config) -> int:
   if out:
     write(out, config, index, found, pairs, measured, failures)
     print(f"pictures: {(out / 'index.html').resolve()}")
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
-  return int(bool(failures))
+  return predict.unanswered(failures)
 
 
 if __name__ == "__main__":

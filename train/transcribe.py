@@ -18,7 +18,6 @@ import dataclasses
 import html
 import json
 from pathlib import Path
-import sys
 
 import cv2
 import jax
@@ -229,8 +228,7 @@ class Folder(output.Output):
   def add(self, path: Path, picture: np.ndarray, lines: list[list[Word]]) -> None:
     size, text, found = picture.shape[1::-1], predict.readable(path), as_json(lines)
     number = len(self._answers) + 1
-    stem = path.stem.encode("ascii", "replace").decode().replace("?", "_")
-    (self.part / f"{number}-{stem}.hocr").write_text(as_hocr(text, size, lines), "utf-8")
+    (self.part / f"{number}-{path.stem}.hocr").write_text(as_hocr(text, size, lines), "utf-8")
     (self.part / f"{number}.png").write_bytes(figures.png(drawn(picture, lines)))
     self._answers.append({"image": text, "size": list(size), "lines": found})
     view = page.figure(f"{number}.png", alt=f"words of {text}", lazy=True)
@@ -279,9 +277,7 @@ def main(argv: Sequence[str], config: Config) -> int:
         folder.add(path, picture, lines)
     if folder and folder.finish(failures):
       print(f"pictures: {(Path(config.out) / 'index.html').resolve()}")
-  if failures:
-    print("\n".join(["not answered:", *failures]), file=sys.stderr)
-  return int(bool(failures))
+  return predict.unanswered(failures)
 
 
 if __name__ == "__main__":

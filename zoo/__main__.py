@@ -49,9 +49,7 @@ def main(arguments=None) -> int:
   names = [n for n in zoo.names() if fnmatch(n, wanted)]
   if not names:
     parser.error(f"no variant fits {options.filter!r}; without --filter all are listed")
-  rows = []
-  for name in names:
-    rows += rows_of(zoo.info(name))
+  rows = [row for name in names for row in rows_of(zoo.info(name))]
   if options.csv:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerows([COLUMNS, *rows])
