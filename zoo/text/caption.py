@@ -50,11 +50,18 @@ class ShowAndTell(nn.Module):
     x = self.drop(self.image_embed(x), deterministic=not train)
     return self.cell((zero.astype(x.dtype), zero), x)
 
+  def hear(self, state: State, word, *, train: bool):
+    """(state, what `say` wants to know, end points) after an embedded word [b hidden]."""
+    state = self.cell(state, self.drop(word, deterministic=not train))
+    return state, (state[0],), {}
+
+  def say(self, h, *, train: bool):
+    """{"logits": [... classes]} of what comes next."""
+    return {"logits": self.classifier(self.drop(h, deterministic=not train))}
+
   def step(self, state: State, token, *, train: bool):
     """(state, {"logits": [b classes]}) after a token [b]."""
-    x = self.drop(self.embed(token), deterministic=not train)
-    state = self.cell(state, x)
-    return state, {"logits": self.classifier(self.drop(state[0], deterministic=not train))}
+    return _step(self, state, token, train)
 
 
 class ShowAttendTell(nn.Module):
@@ -96,20 +103,26 @@ class ShowAttendTell(nn.Module):
     h, c = jnp.tanh(self.init_h(mean)), jnp.tanh(self.init_c(mean))
     return (h, c.astype(jnp.float32)), x, self.attend_image(x)
 
-  def step(self, state, token, *, train: bool):
-    """(state, {"logits" [b classes], "attention" [b h*w] ...}) after a token [b]."""
+  def hear(self, state, word, *, train: bool):
+    """(state, what `say` wants to know, {"attention" [b h*w] ...}) after an embedded word."""
     cell, x, keys = state
     scores = self.attend(jnp.tanh(keys + self.attend_state(cell[0])[:, None]))[..., 0]
     attention = nn.softmax(scores.astype(jnp.float32))
     looked, ends = self._look(attention, train)
     context = jnp.einsum("bn,bnc->bc", looked.astype(x.dtype), x)
     context = nn.sigmoid(self.gate(cell[0])) * context
-    word = self.embed(token)
     cell = self.cell(cell, jnp.concatenate([word, context], axis=-1))
-    h = self.drop(cell[0], deterministic=not train)
-    y = word + self.from_state(h) + self.from_context(context)  # equation 7
-    ends["logits"] = self.classifier(self.drop(y, deterministic=not train))
-    return (cell, x, keys), ends
+    return (cell, x, keys), (cell[0], word, context), ends
+
+  def say(self, h, word, context, *, train: bool):
+    """{"logits": [... classes]} of what comes next; equation 7."""
+    h = self.drop(h, deterministic=not train)
+    y = word + self.from_state(h) + self.from_context(context)
+    return {"logits": self.classifier(self.drop(y, deterministic=not train))}
+
+  def step(self, state, token, *, train: bool):
+    """(state, {"logits" [b classes], "attention" [b h*w] ...}) after a token [b]."""
+    return _step(self, state, token, train)
 
   def _look(self, attention, train: bool):
     """(how much of each place is seen [b h*w], end points)."""
@@ -125,6 +138,11 @@ class ShowAttendTell(nn.Module):
     return nn.one_hot(place, attention.shape[-1]), ends
 
 
+def _step(model, state, token, train: bool):
+  state, known, ends = model.hear(state, model.embed(token), train=train)
+  return state, ends | model.say(*known, train=train)
+
+
 def _tell(model, image, tokens, own, train: bool):
   """Every end point of `model.step` behind each of the tokens [b t], as [b t ...].
 
@@ -136,8 +154,9 @@ def _tell(model, image, tokens, own, train: bool):
   if not train:
     own = None
 
-  def told(model, state, token):
-    return model.step(state, token, train=train)
+  def hearing(model, state, word):
+    state, *found = model.hear(state, word, train=train)
+    return state, found
 
   def telling(model, carry, heard):
     state, word = carry
@@ -147,13 +166,14 @@ def _tell(model, image, tokens, own, train: bool):
     return (state, word.astype(token.dtype)), ends
 
   body = nn.scan(
-    told if own is None else telling,
+    hearing if own is None else telling,
     variable_broadcast="params", split_rngs={"params": False, "dropout": True},
     in_axes=1, out_axes=1,
   )  # fmt: skip
   state = model.begin(image, train=train)
-  if own is None:
-    return body(model, state, tokens)[1]
+  if own is None:  # words and what is said need not wait: their gradients are of all steps at once
+    _, (known, ends) = body(model, state, model.embed(tokens))
+    return ends | model.say(*known, train=train)
   return body(model, (state, tokens[:, 0]), (tokens, own))[1]
 
 

@@ -1,7 +1,8 @@
 """LSTM in torch's form and names: gates i, f, g, o side by side, and both of its biases.
 
 Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gates).  The inputs of all steps meet
-their weights in one matrix product; only the recurrent one is left to the scan.
+their weights in one matrix product; only the recurrent one is left to the scan, and its kernel's
+gradient is one product again, of all steps.
 """
 
 from flax import linen as nn
@@ -23,15 +24,21 @@ def _uniform(features: int):
   return init
 
 
+def _activated(drive):
+  """i, f, g, o of their sums [b 4*features]."""
+  i, f, g, o = jnp.split(drive.astype(jnp.float32), 4, axis=-1)
+  return nn.sigmoid(i), nn.sigmoid(f), jnp.tanh(g), nn.sigmoid(o)
+
+
 def gates(state: State, drive: jax.Array, *, clip: float | None = None) -> State:
   """The state after one step; `drive` [b 4*features] is the sum of both products and biases.
 
   The cell stays within `clip` of zero.
   """
-  i, f, g, o = jnp.split(drive.astype(jnp.float32), 4, axis=-1)
-  c = nn.sigmoid(f) * state[1] + nn.sigmoid(i) * jnp.tanh(g)
+  i, f, g, o = _activated(drive)
+  c = f * state[1] + i * g
   c = c if clip is None else c.clip(-clip, clip)
-  return (nn.sigmoid(o) * jnp.tanh(c)).astype(drive.dtype), c
+  return (o * jnp.tanh(c)).astype(drive.dtype), c
 
 
 class LSTMCell(nn.Module):
@@ -54,30 +61,18 @@ def _dense(module, name: str) -> nn.Dense:
 
 
 class Direction(nn.Module):
-  """One layer in one direction, [b t c] -> [b t features]."""
+  """What one direction is given: [t b c] -> (its recurrent kernel, drive [t b 4*features])."""
 
   features: int
-  reverse: bool = False
   numerics: Numerics = Numerics()
 
   @nn.compact
-  def __call__(self, x, lengths):
+  def __call__(self, x):
     # Declared as the dense layers that they are; the scan wants the bare recurrent kernel.
     drive = _dense(self, "ih")(x)
     recurrent = _Recurrent(self.features, self.numerics, name="hh")()
     kernel, bias = nn.dtypes.promote_dtype(*recurrent, dtype=drive.dtype)
-    zero = jnp.zeros((x.shape[0], self.features))
-
-    def step(state, inputs):
-      t, drive = inputs
-      new = gates(state, drive + state[0] @ kernel)
-      if lengths is not None:  # padding keeps the state: on the way back the text starts behind it
-        new = tuple(jnp.where((t < lengths)[:, None], n, s) for n, s in zip(new, state))
-      return new, new[0]
-
-    steps = jnp.arange(x.shape[1]), jnp.swapaxes(drive + bias, 0, 1)
-    _, ys = lax.scan(step, (zero.astype(drive.dtype), zero), steps, reverse=self.reverse)
-    return jnp.swapaxes(ys, 0, 1)
+    return kernel, drive + bias
 
 
 class _Recurrent(nn.Module):
@@ -106,11 +101,101 @@ class LSTM(nn.Module):
 
   @nn.compact
   def __call__(self, x, lengths=None):
+    x = jnp.swapaxes(x, 0, 1)
+    real = None if lengths is None else jnp.arange(len(x))[:, None, None] < lengths[:, None]
+    ways = (1, -1) if self.bidirectional else (1,)  # in which order steps are taken
+    run = _outputs if self.numerics.plain else _scanned
     for i in range(self.layers):
-      ys = [Direction(self.features, False, self.numerics, name=f"l{i}")(x, lengths)]
-      if self.bidirectional:
-        ys.append(Direction(self.features, True, self.numerics, name=f"l{i}_reverse")(x, lengths))
-      x = jnp.concatenate(ys, axis=-1)
-      if lengths is not None:
-        x = jnp.where((jnp.arange(x.shape[1]) < lengths[:, None])[..., None], x, 0)
-    return x
+      given = []  # of each way
+      for way in ways:
+        name = f"l{i}" if way > 0 else f"l{i}_reverse"
+        kernel, drive = Direction(self.features, self.numerics, name=name)(x[::way])
+        given.append((kernel, drive, None if real is None else real[::way]))
+      # Both ways in one scan, whose products then run beside each other on a CPU's cores, but for a
+      # single row: that is too little to be shared.
+      scans = [[one] for one in given] if x.shape[1] == 1 else [given]
+      ys = [y for scan in scans for y in run(scan)]
+      x = jnp.concatenate([y[::way] for y, way in zip(ys, ways)], axis=-1)
+      if real is not None:
+        x = jnp.where(real, x, 0)
+    return jnp.swapaxes(x, 0, 1)
+
+
+@jax.custom_vjp
+def _scanned(given):
+  """[(kernel, drive [t b 4*features], real [t b 1] or None)] -> [[t b features]].
+
+  Steps that are not real keep the state. The gradients are our own: autodiff's would sum the
+  kernel's up step by step.
+  """
+  return _outputs(given)
+
+
+def _outputs(given):
+  return [states[0] for states in _forth(given)]
+
+
+def _forth(given):
+  """(h, c, i, f, g, o) of each, [t b features] all."""
+  kernels, *inputs = zip(*given)
+
+  def step(states, inputs):
+    # All products come first: one behind the other they would wait for each other's memory.
+    products = [h @ kernel for (h, _), kernel in zip(states, kernels)]
+    after = []
+    for (h, c), product, drive, real in zip(states, products, *inputs):
+      i, f, g, o = _activated(drive + product)
+      new = f * c + i * g
+      out = (o * jnp.tanh(new)).astype(drive.dtype)
+      if real is not None:  # on the way back the text starts behind the padding
+        out, new = jnp.where(real, out, h), jnp.where(real, new, c)
+      after.append((out, new, i, f, g, o))
+    return [state[:2] for state in after], after
+
+  zeros = [jnp.zeros((drive.shape[1], len(kernel)), drive.dtype) for kernel, drive, _ in given]
+  start = [(zero, zero.astype(jnp.float32)) for zero in zeros]
+  return lax.scan(step, start, inputs)[1]
+
+
+def _kept(given):
+  states = _forth(given)
+  return [state[0] for state in states], (given, states)
+
+
+def _back(kept, dys):
+  given, states = kept
+  turned = [kernel.T for kernel, *_ in given]
+  reals = [real for *_, real in given]
+
+  def before(x):
+    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+  def step(carry, inputs):
+    sums, others = [], []
+    for (dh, dc), dy, (_, c, i, f, g, o), was, real in zip(carry, *inputs):
+      dh, tanh = dh + dy, jnp.tanh(c)
+      inner = dc + dh * o * (1 - tanh * tanh)
+      dsums = (
+        inner * g * i * (1 - i), inner * was * f * (1 - f), inner * i * (1 - g * g),
+        dh * tanh * o * (1 - o),
+      )  # fmt: skip
+      dsums = jnp.concatenate(dsums, axis=-1).astype(dy.dtype)
+      sums.append(dsums if real is None else jnp.where(real, dsums, 0))
+      others.append((dh, inner * f if real is None else jnp.where(real, inner * f, dc)))
+    products = [(dsums @ kernel).astype(jnp.float32) for dsums, kernel in zip(sums, turned)]
+    after = [
+      (product if real is None else jnp.where(real, product, dh), dc)
+      for product, (dh, dc), real in zip(products, others, inputs[-1])
+    ]
+    return after, sums
+
+  inputs = dys, states, [before(state[1]) for state in states], reals
+  start = [(jnp.zeros(dy.shape[1:], jnp.float32),) * 2 for dy in dys]
+  _, drives = lax.scan(step, start, inputs, reverse=True)
+  kernels = [
+    jnp.einsum("tbh,tbg->hg", before(state[0]), drive) for state, drive in zip(states, drives)
+  ]
+  return ([(*grads, None) for grads in zip(kernels, drives)],)
+
+
+_scanned.defvjp(_kept, _back)
