@@ -114,6 +114,11 @@ def overlaps(m: int = 6, n: int = 50) -> np.ndarray:
   return np.round(RNG.uniform(0, 1, (m, n)), 1).astype(np.float32)  # rounded: with ties
 
 
+def matched(iou, real, rule) -> np.ndarray:
+  run = jax.jit(lambda iou, real: rule(lambda i: iou[i], real))
+  return np.asarray(run(iou, real))
+
+
 @pytest.mark.parametrize("rescue", [False, True])
 def test_match_equals_torchvisions(rescue, torchvision_ops):
   import torch
@@ -123,8 +128,7 @@ def test_match_equals_torchvisions(rescue, torchvision_ops):
   iou[:, :15] *= 0.6
   want = Matcher(0.7, 0.4, rescue)(torch.from_numpy(iou[:5])).numpy()
   real = np.arange(6) < 5  # the last row is padding that would win
-  run = jax.jit(partial(match.match, high=0.7, low=0.4, rescue=rescue))
-  got = run(iou, real)
+  got = matched(iou, real, partial(match.match, high=0.7, low=0.4, rescue=rescue))
   np.testing.assert_array_equal(got, want)
   assert {match.BACKGROUND, match.IGNORED} < set(want)
 
@@ -137,8 +141,8 @@ def test_match_each_equals_torchvisions(torchvision_ops):
   iou[2:5, 7] = 0.61  # three objects want one anchor
   want = SSDMatcher(0.5)(torch.from_numpy(iou)).numpy()
   padded = np.concatenate([iou, np.ones((2, 50), np.float32)])
-  run = jax.jit(partial(match.match_each, high=0.5))
-  np.testing.assert_array_equal(run(padded, np.arange(8) < 6), want)
+  got = matched(padded, np.arange(8) < 6, partial(match.match_each, high=0.5))
+  np.testing.assert_array_equal(got, want)
   assert want[7] == 4
 
 
@@ -147,8 +151,7 @@ def test_without_objects_all_is_background():
   for rule in (
     partial(match.match, high=0.7, low=0.3, rescue=True), partial(match.match_each, high=0.5)
   ):  # fmt: skip
-    found = jax.jit(rule)(iou, real)
-    assert (np.asarray(found) == match.BACKGROUND).all()
+    assert (matched(iou, real, rule) == match.BACKGROUND).all()
 
 
 @pytest.mark.parametrize(("objects", "free"), [(100, 900), (3, 900), (500, 20), (0, 5)])

@@ -1,9 +1,11 @@
 """Faster and Mask R-CNN beside torchvision's."""
 
+import dataclasses
 from functools import partial
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from convert.rules import rcnn as rcnn_rules
 from tests import cases, detectors, parity
 from tests.detectors import detection  # noqa: F401 (a fixture)
 import zoo
-from zoo.classify.resnet import ResNet
+from zoo.classify.resnet import Block, ResNet
 from zoo.detect import rcnn
 from zoo.detect.fpn import FPN
 from zoo.ops.roi import paste_masks
@@ -204,3 +206,36 @@ def test_sampled_regions():
   ends = jax.eval_shape(run, jax.random.key(0))
   assert ends["rois"].shape == (1, 2, 4)
   assert ends["logits"].shape == (1, 2, 4) and ends["proposals"].shape == (1, 20, 4)
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (0, 0), (7, 4)])
+def test_masks_in_parts(counts, monkeypatch):
+  """Behind the last region that is there are zeros, else what is computed all at once."""
+  monkeypatch.setattr(rcnn, "MASKS", 2)
+  make = partial(
+    zoo.create("maskrcnn_resnet50_fpn", num_classes=3).clone,
+    trunk=partial(ResNet, (1, 1, 1, 1), block=partial(Block, bottleneck=False), width=8),
+    pyramid=partial(FPN, 8), head=partial(rcnn.TwoDense, 8), before=(20, 20), after=(20, 20),
+  )  # fmt: skip
+  model = make()
+  image = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+  variables = detectors.quick(partial(model.init, train=False))(jax.random.key(0), image)
+  low = np.random.default_rng(0).uniform(0, 30, (2, 7, 2))
+  rois = np.concatenate([low, low + 30], -1).astype(np.float32)
+  there = np.arange(7) < np.array(counts)[:, None]
+
+  def loss(model, variables):
+    ends = model.apply(variables, image, train=False)
+    logits = model.apply(variables, ends, rois, there, train=True, method="mask_logits")
+    return jnp.sum(jnp.where(there[..., None, None, None], logits, 0) ** 2), logits
+
+  (got, want), (grads, wanted) = zip(*[
+    (logits, grads)
+    for one in (model, make(numerics=dataclasses.replace(model.numerics, plain=True)))
+    for grads, logits in [jax.jit(jax.grad(partial(loss, one), has_aux=True))(variables)]
+  ])  # fmt: skip
+  computed = 2 if max(counts) <= 2 else 4 if max(counts) <= 4 else 7
+  assert not np.asarray(got)[:, computed:].any() and np.asarray(want).all((2, 3, 4)).any()
+  np.testing.assert_allclose(got[:, :computed], want[:, :computed], rtol=1e-4, atol=1e-6)
+  for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted)):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())

@@ -12,6 +12,12 @@ import jax.numpy as jnp
 from zoo.ops import boxes as box_ops
 
 
+def overlap(objects: jax.Array, places: jax.Array):
+  """What `zoo.ops.match` asks: the IoU of an object, by its number, with every place [n]."""
+  objects = jnp.asarray(objects)
+  return lambda i: box_ops.iou(objects[i], places)
+
+
 def matched(index: jax.Array, objects: jax.Array, anchors: jax.Array, coder=(1.0,) * 4):
   """[n 4]: what a head should regress for anchors that answer for `index` of `objects`.
 

@@ -16,7 +16,6 @@ import optax
 from train.tasks import anchors
 from zoo.detect.rcnn import CODER, RCNN
 from zoo.layers import Numerics
-from zoo.ops import boxes as box_ops
 from zoo.ops import match, roi
 
 BETA = 1 / 9  # where smooth L1 becomes straight
@@ -53,7 +52,9 @@ class Sampled(nn.Module):
     real = box_label >= 0
     ends = self._train(image, boxes, real) if train else self._evaluate(image, boxes, real)
     if self.model.mask is not None:
-      ends["mask_logits"] = self.model.mask_logits(ends, ends["mask_rois"], train=train)
+      ends["mask_logits"] = self.model.mask_logits(
+        ends, ends["mask_rois"], ends["mask_object"] >= 0, train=train
+      )
     return ends
 
   def _train(self, image, boxes, real):
@@ -109,13 +110,13 @@ class Sampled(nn.Module):
 
 def first_stage(places, objects, real):
   """[n] the object of each anchor."""
-  overlap = box_ops.pairwise_iou(objects, places)
+  overlap = anchors.overlap(objects, places)
   return match.match(overlap, real, high=0.7, low=0.3, rescue=True)
 
 
 def second_stage(places, objects, real):
   """[n] the object of each region."""
-  return match.match(box_ops.pairwise_iou(objects, places), real, high=0.5, low=0.5)
+  return match.match(anchors.overlap(objects, places), real, high=0.5, low=0.5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Retina:
 
   def terms(self, out, batch):
     def one(logits, deltas, objects, label):
-      overlap = box_ops.pairwise_iou(objects, out["anchors"])
+      overlap = anchors.overlap(objects, out["anchors"])
       index = match.match(overlap, label >= 0, high=0.5, low=0.4, rescue=True)
       positive = index >= 0
       count = jnp.maximum(positive.sum(), 1)

@@ -8,7 +8,6 @@ import optax
 
 from train.tasks import anchors
 from zoo.detect.ssd import CODER, SSD
-from zoo.ops import boxes as box_ops
 from zoo.ops import match
 
 NEGATIVES = 3  # of the background's boxes the hardest count, so many for each object's
@@ -28,7 +27,7 @@ class Ssd:
 
   def terms(self, out, batch):
     def one(logits, deltas, objects, label):
-      overlap = box_ops.pairwise_iou(objects, out["anchors"])
+      overlap = anchors.overlap(objects, out["anchors"])
       index = match.match_each(overlap, label >= 0, high=self.overlap)
       positive = index >= 0
       wanted = anchors.matched(index, objects, out["anchors"], CODER)

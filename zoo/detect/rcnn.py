@@ -30,6 +30,7 @@ from zoo.weights import Preprocess, Weights
 CODER = (10.0, 10.0, 5.0, 5.0)  # what a region's regressed numbers are times too large
 SIZES = ((32,), (64,), (128,), (256,), (512,))
 TOO_SMALL = 1e-3, 1e-2  # sides of proposals and of detections, in pixels
+MASKS = 16  # of a picture, computed in any case; then so many more as before, where there are any
 # Chooses the regions that the heads see: (proposals [b p 4], real [b p]) -> [b r 4].
 Choose = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -207,7 +208,7 @@ class RCNN(nn.Module):
       "logits": logits.reshape(b, r, -1), "deltas": deltas.reshape(b, r, -1),
     }  # fmt: skip
     if self.is_initializing() and self.mask is not None:
-      self.mask_logits(ends, rois[:, :1], train=train)
+      _mask_logits(self, ends, rois[:, :1], train)
     return ends
 
   def propose(self, ends, *, train: bool):
@@ -241,16 +242,29 @@ class RCNN(nn.Module):
     level = roi.pyramid_level(rois, lowest, highest)
     return roi.roi_align(maps, rois, self.strides, size=(cells, cells), level=level)
 
-  def mask_logits(self, ends, rois, *, train: bool):
-    """[b r m m 1+num_classes] of regions [b r 4]."""
-    x = self.regions(ends, rois, self.pooled_mask)
-    y = self.mask_predictor(self.mask_head(x.reshape(-1, *x.shape[2:]), train=train))
-    return y.reshape(*x.shape[:2], *y.shape[1:])
+  def mask_logits(self, ends, rois, there, *, train: bool):
+    """[b r m m 1+num_classes] of regions [b r 4].
+
+    Masks are dear, and most rows are padding: what stands behind the last region that is `there`
+    [b r] of all pictures is not computed, but zeros.
+    """
+    # A norm's statistics are those of all regions.
+    normed = self.mask_head.batch_norm and train and not self.numerics.freeze_norm
+    end = rois.shape[1] if normed or self.numerics.plain else MASKS
+    logits = [_mask_logits(self, ends, rois[:, :end], train)]
+    # Made anew for their gradients: to keep what leads there, zeros were kept where nothing is.
+    make = nn.remat(_mask_logits, static_argnums=(3,))
+    while end < rois.shape[1]:
+      more = there[:, end:].any()
+      args = self, ends, rois[:, end : 2 * end]
+      logits.append(nn.cond(more, lambda *args: make(*args, train), _no_mask_logits, *args))
+      end *= 2
+    return jnp.concatenate(logits, axis=1)
 
   def masks(self, ends, found) -> jax.Array:
     """[b k m m] in 0..1, the masks of what `detect` has found; `zoo.ops.roi.paste_masks` places
     them.  Called by `model.apply(variables, ends, found, method="masks")`."""
-    logits = self.mask_logits(ends, found["boxes"], train=False)
+    logits = self.mask_logits(ends, found["boxes"], found["box_label"] >= 0, train=False)
     label = (found["box_label"] + 1)[..., None, None, None]
     return jax.nn.sigmoid(jnp.take_along_axis(logits, label, -1)[..., 0].astype(jnp.float32))
 
@@ -281,6 +295,17 @@ class RCNN(nn.Module):
       candidates=self.candidates if candidates is None else candidates,
     )
     return jax.vmap(find)(*self.decode(ends))
+
+
+def _mask_logits(model, ends, rois, train: bool):
+  x = model.regions(ends, rois, model.pooled_mask)
+  y = model.mask_predictor(model.mask_head(x.reshape(-1, *x.shape[2:]), train=train))
+  return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _no_mask_logits(model, ends, rois):
+  side = 2 * model.pooled_mask
+  return jnp.zeros((*rois.shape[:2], side, side, 1 + model.num_classes), model.numerics.dtype)
 
 
 def _sides(found: jax.Array) -> jax.Array:

@@ -4,47 +4,64 @@ Objects are padded: `real` [m] says which of m rows are there.  With none, every
 background.
 """
 
+from collections.abc import Callable
+
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 BACKGROUND, IGNORED = -1, -2
+Overlap = Callable[[jax.Array], jax.Array]  # number of an object -> [n]
 
 
 def match(
-  iou: jax.Array, real: jax.Array, *, high: float, low: float, rescue: bool = False
+  overlap: Overlap, real: jax.Array, *, high: float, low: float, rescue: bool = False
 ) -> jax.Array:
   """[n] int32: the object of each anchor, BACKGROUND below `low`, IGNORED between the two.
 
   Args:
-    iou: [m n] of every object with every anchor.
+    overlap: the IoU of an object with every anchor.
     real: [m] bool.
     high: from which an anchor answers for the object that it overlaps most.
     low: below which it is background.
     rescue: the anchors that overlap an object most (all of equal ones) are never lost; they answer
       for the object that they themselves overlap most, which may be another.
   """
-  iou = jnp.where(real[:, None], iou, -1)
-  own, best = jnp.argmax(iou, 0).astype(jnp.int32), iou.max(0)
+  n, real = jax.eval_shape(overlap, 0).shape[0], jnp.asarray(real)
+
+  def see(i, state):
+    best, own, rescued = state
+    iou = lax.stop_gradient(overlap(i))
+    closer = real[i] & (iou > best)
+    if rescue:
+      rescued |= real[i] & (iou == iou.max())
+    return jnp.where(closer, iou, best), jnp.where(closer, i, own), rescued
+
+  start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
+  # One behind the other: all with all anchors are arrays of gigabytes.
+  best, own, rescued = lax.fori_loop(0, _last(real), see, start)
   found = jnp.where(best >= high, own, jnp.where(best < low, BACKGROUND, IGNORED))
-  if rescue:
-    top = iou.max(1, keepdims=True)
-    found = jnp.where(((iou == top) & real[:, None]).any(0), own, found)
-  return jnp.where(real.any(), found, BACKGROUND)
+  return jnp.where(rescued, own, found)
 
 
-def match_each(iou: jax.Array, real: jax.Array, *, high: float) -> jax.Array:
+def match_each(overlap: Overlap, real: jax.Array, *, high: float) -> jax.Array:
   """[n] int32 as `match`, and every object gets the anchor that it overlaps most: SSD's rule.
 
   Where two objects want the same anchor, the later has it.
   """
-  found = match(iou, real, high=high, low=high)
-  n = iou.shape[1]
-  best = jnp.where(real, jnp.argmax(iou, 1), n)
+  real = jnp.asarray(real)
+
+  def give(i, found):
+    best = jnp.argmax(lax.stop_gradient(overlap(i)))
+    return found.at[best].set(jnp.where(real[i], i, found[best]))
+
   # a loop, for scatter leaves open which of equal indices is written last
-  return lax.fori_loop(
-    0, len(real), lambda i, out: out.at[best[i]].set(i, mode="drop"), found
-  )  # fmt: skip
+  return lax.fori_loop(0, _last(real), give, match(overlap, real, high=high, low=high))
+
+
+def _last(real):
+  """How many objects there are, with the padding between them."""
+  return jnp.max(jnp.where(real, jnp.arange(len(real)) + 1, 0), initial=0)
 
 
 def sample(
