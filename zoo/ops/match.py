@@ -27,19 +27,8 @@ def match(
     rescue: the anchors that overlap an object most (all of equal ones) are never lost; they answer
       for the object that they themselves overlap most, which may be another.
   """
-  n, real = jax.eval_shape(overlap, 0).shape[0], jnp.asarray(real)
-
-  def see(i, state):
-    best, own, rescued = state
-    iou = lax.stop_gradient(overlap(i))
-    closer = real[i] & (iou > best)
-    if rescue:
-      rescued |= real[i] & (iou == iou.max())
-    return jnp.where(closer, iou, best), jnp.where(closer, i, own), rescued
-
-  start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.zeros(n, bool)
-  # One behind the other: all with all anchors are arrays of gigabytes.
-  best, own, rescued = lax.fori_loop(0, _last(real), see, start)
+  most = lambda rescued, i, iou: rescued | (iou == iou.max())
+  best, own, rescued = _seen(overlap, real, most if rescue else lambda none, *_: none, False)
   found = jnp.where(best >= high, own, jnp.where(best < low, BACKGROUND, IGNORED))
   return jnp.where(rescued, own, found)
 
@@ -49,19 +38,27 @@ def match_each(overlap: Overlap, real: jax.Array, *, high: float) -> jax.Array:
 
   Where two objects want the same anchor, the later has it.
   """
-  real = jnp.asarray(real)
-
-  def give(i, found):
-    best = jnp.argmax(lax.stop_gradient(overlap(i)))
-    return found.at[best].set(jnp.where(real[i], i, found[best]))
-
-  # a loop, for scatter leaves open which of equal indices is written last
-  return lax.fori_loop(0, _last(real), give, match(overlap, real, high=high, low=high))
+  give = lambda given, i, iou: given.at[jnp.argmax(iou)].set(i)
+  best, own, given = _seen(overlap, real, give, BACKGROUND)
+  return jnp.where(given >= 0, given, jnp.where(best >= high, own, BACKGROUND))
 
 
-def _last(real):
-  """How many objects there are, with the padding between them."""
-  return jnp.max(jnp.where(real, jnp.arange(len(real)) + 1, 0), initial=0)
+def _seen(overlap: Overlap, real, mark, unmarked):
+  """[n] each: the largest IoU, whose it is, and what `mark` makes of `unmarked` for each object."""
+  real, n = jnp.asarray(real), jax.eval_shape(overlap, 0).shape[0]
+
+  def see(i, state):
+    best, own, marks = state
+    iou = lax.stop_gradient(overlap(i))
+    closer = real[i] & (iou > best)
+    marks = jnp.where(real[i], mark(marks, i, iou), marks)
+    return jnp.where(closer, iou, best), jnp.where(closer, i, own), marks
+
+  last = jnp.max(jnp.where(real, jnp.arange(len(real)) + 1, 0), initial=0)
+  start = jnp.full(n, -1.0), jnp.zeros(n, jnp.int32), jnp.full(n, unmarked)
+  # One behind the other: all with all anchors are arrays of gigabytes, and a scatter leaves open
+  # which of equal indices is written last.
+  return lax.fori_loop(0, last, see, start)
 
 
 def sample(

@@ -35,10 +35,14 @@ def gates(state: State, drive: jax.Array, *, clip: float | None = None) -> State
 
   The cell stays within `clip` of zero.
   """
-  i, f, g, o = _activated(drive)
+  return _moved(state, _activated(drive), drive.dtype, clip)
+
+
+def _moved(state: State, activated, dtype, clip: float | None = None) -> State:
+  i, f, g, o = activated
   c = f * state[1] + i * g
   c = c if clip is None else c.clip(-clip, clip)
-  return (o * jnp.tanh(c)).astype(drive.dtype), c
+  return (o * jnp.tanh(c)).astype(dtype), c
 
 
 class LSTMCell(nn.Module):
@@ -132,7 +136,7 @@ def _scanned(given):
 
 
 def _outputs(given):
-  return [states[0] for states in _forth(given)]
+  return _kept(given)[0]
 
 
 def _forth(given):
@@ -143,13 +147,12 @@ def _forth(given):
     # All products come first: one behind the other they would wait for each other's memory.
     products = [h @ kernel for (h, _), kernel in zip(states, kernels)]
     after = []
-    for (h, c), product, drive, real in zip(states, products, *inputs):
-      i, f, g, o = _activated(drive + product)
-      new = f * c + i * g
-      out = (o * jnp.tanh(new)).astype(drive.dtype)
+    for state, product, drive, real in zip(states, products, *inputs):
+      activated = _activated(drive + product)
+      new = _moved(state, activated, drive.dtype)
       if real is not None:  # on the way back the text starts behind the padding
-        out, new = jnp.where(real, out, h), jnp.where(real, new, c)
-      after.append((out, new, i, f, g, o))
+        new = [jnp.where(real, n, s) for n, s in zip(new, state)]
+      after.append((*new, *activated))
     return [state[:2] for state in after], after
 
   zeros = [jnp.zeros((drive.shape[1], len(kernel)), drive.dtype) for kernel, drive, _ in given]
