@@ -236,7 +236,7 @@ def train_batches(
       if sizes:
         size = int(np.random.default_rng((seed, 1, step // 10)).choice(sizes))
       numbered = [(size, int(row), step * batch + i) for i, row in enumerate(order)]
-      yield numbered[process_index::process_count]
+      yield threaded.share(numbered, process_index, process_count)
       step += 1
 
   def make(row):

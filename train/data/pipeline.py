@@ -20,7 +20,7 @@ from PIL import Image
 
 from train.data import transforms
 from train.data.sources import Source
-from train.data.threaded import permutation
+from train.data.threaded import permutation, share
 from train.data.transforms import Augment
 
 Batch = dict[str, np.ndarray]
@@ -63,7 +63,7 @@ def train_batches(
   Args:
     batch: images in all processes together.
     size: pixels of the network's square input.
-    process_index, process_count: this process takes every `process_count`-th row of each batch.
+    process_index, process_count: which part of each batch this process makes.
     balance: each picture is of a class drawn from all alike, and drawn from that class; an epoch
       then has as many as it would have, but not each once.
     repeat: views of each picture, one after the other; an epoch then shows fewer pictures.
@@ -81,8 +81,8 @@ def train_batches(
 
   # Whole batches go through Grain: a tenth of the time went into its steps for each row.
   def made(step: int) -> Batch:
-    numbers = range(step * batch + process_index, (step + 1) * batch, process_count)
-    rows = rows_of(step)[process_index::process_count].tolist()
+    numbers = share(range(step * batch, (step + 1) * batch), process_index, process_count)
+    rows = share(rows_of(step), process_index, process_count).tolist()
     images = np.empty((count, size, size, 3), np.uint8)
     labels = np.empty(count, np.int32)
     for i, (number, index) in enumerate(zip(numbers, rows, strict=True)):
@@ -134,12 +134,12 @@ def eval_batches(
   rows = _rows_of_a_process(batch, process_count)
   count = len(source) if limit is None else min(limit, len(source))
   index = np.arange(count, dtype=np.int64) * len(source) // max(count, 1)
-  index = np.pad(index, (0, -count % batch), constant_values=-1)
+  index = np.pad(index, (0, -count % batch), constant_values=-1).reshape(-1, batch)
+  index = share(index.T, process_index, process_count).T.ravel()
   blank = np.zeros_like(view(Image.new("RGB", (64, 64))))
   grain = _grain()
   data = grain.MapDataset.source(index).map(partial(_eval_row, source, view, blank))
-  data = data.slice(slice(process_index, None, process_count)).batch(rows)
-  return _iterate(grain, data, threads)
+  return _iterate(grain, data.batch(rows), threads)
 
 
 def _grain():

@@ -5,7 +5,7 @@ is drawn from seed and epoch, the noise of a row from seed and its running numbe
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -21,6 +21,16 @@ def permutation(count: int, *key: int) -> np.ndarray:
   order = np.random.default_rng(key).permutation(count)
   order.flags.writeable = False
   return order
+
+
+def share(rows: Sequence, process_index: int, process_count: int) -> Sequence:
+  """Of a batch's rows, those that this process makes: some that follow each other.
+
+  Devices of one process follow each other too (`train.mesh`), so the whole batch has the same rows
+  in the same order however many processes there are: dropout and mixup fall alike on them.
+  """
+  count = len(rows) // process_count
+  return rows[process_index * count : (process_index + 1) * count]
 
 
 def train_rows(
@@ -40,7 +50,7 @@ def train_rows(
       (int(row), np.random.default_rng((seed, 1, step * batch + i)))
       for i, row in enumerate(order[place * batch : (place + 1) * batch])
     ]
-    yield some[process_index::process_count]
+    yield share(some, process_index, process_count)
     step += 1
 
 
@@ -50,7 +60,7 @@ def eval_rows(
   """All rows once; the last batch is filled up with -1."""
   index = np.arange(count)
   index = np.pad(index, (0, -count % batch), constant_values=-1).reshape(-1, batch)
-  yield from (some[process_index::process_count].tolist() for some in index)
+  yield from (share(some, process_index, process_count).tolist() for some in index)
 
 
 def batches(rows: Iterable[list], make: Callable[..., Row], threads: int) -> Iterator[Row]:
