@@ -101,9 +101,39 @@ def test_wrong_flags(narrow, tmp_path):
   ):
     with pytest.raises(ValueError, match=text):
       label.prepare(config, optim.Config(), own)
+  marked = dataclasses.replace(config, data=str(answers.places(tmp_path / "places", 20)))
+  with pytest.raises(ValueError) as error:
+    label.prepare(
+      marked, optim.Config(), label.Config(task="localize", dropout=0.1, randaugment=2, erase=0.5)
+    )
+  assert str(error.value).splitlines() == [
+    "--dropout: box heads have no such layer", "--randaugment: the box would not go with it",
+    "--erase: the box would not go with it",
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match="--drop_path: vgg11_bn has no such layers"):
+    label.prepare(config, optim.Config(), label.Config(task="regress", drop_path=0.1))
   with pytest.raises(ValueError, match="--batch=64 is more than"):
     big = dataclasses.replace(config, batch=64)
     label.prepare(big, optim.Config(), label.Config(task="regress"))
+
+
+@pytest.mark.parametrize("task", ["regress", "bags"])
+def test_noise_is_that_of_classes(task, narrow, tmp_path):
+  make, script, own, _ = CASES[task]
+  config = loop.Config(model=str(narrow), data=str(make(tmp_path)), workdir="w", batch=4)
+
+  def prepared(**fields):
+    noisy = dataclasses.replace(own, augment=True, **fields)
+    return script.prepare(config, optim.Config(), noisy)[0]
+
+  plain = next(prepared().train_batches(0))
+  for fields in ({"randaugment": 2}, {"erase": 1.0}):
+    batch = next(prepared(**fields).train_batches(0))
+    assert (batch["image"] != plain["image"]).any(axis=(-3, -2, -1)).mean() > 0.5
+    for name in plain.keys() - {"image"}:
+      np.testing.assert_array_equal(batch[name], plain[name])
+  if task == "regress":
+    assert prepared(dropout=0.25).model.dropout == 0.25
 
 
 def test_bounds_of_one_or_of_each():

@@ -12,13 +12,14 @@ import dataclasses
 
 from train import label, loop, optim, options, startup
 from train.data import listing
+from train.noise import Noise
 from train.options import option
 from train.tasks.bags import Bags
 from train.tasks.classify import Classify
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Noise):
   task: str = option(
     "classify", "What is asked of a bag: one class, or any labels.",
     choices=("classify", "multilabel"),
@@ -37,12 +38,6 @@ class Config:
     False, "Weigh what is rarer, yes or no, by the share of the other, for each label."
   )
   smoothing: float = option(0.0, "Label smoothing of one class.", lower_bound=0.0, upper_bound=1.0)
-  augment: bool = option(True, "Random crops and flips; without, the middle square.")
-  crop: float = option(
-    0.5, "A random crop has at least this share of the picture's area.",
-    lower_bound=0.0, upper_bound=1.0,
-  )  # fmt: skip
-  flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
   report: bool = option(True, "Write report.html at the end.", free=True)
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from train import features, loop, optim, options, rates, report, startup
 from train import mesh as meshes
 from train.data import datasets, pipeline
-from train.data.transforms import Augment
 from train.metrics import show
 from train.mix import Mix
+from train.noise import Noise
 from train.options import option
 from train.tasks.classify import Classify
 import zoo
@@ -32,7 +32,7 @@ VIEWS = ("mixup", "cutmix", "crop", "flip", "randaugment", "magnitude", "erase",
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Noise):
   loss: str = option(
     "softmax", "Cross-entropy over all classes, or sigmoid: of each class for itself.",
     choices=("softmax", "sigmoid"),
@@ -51,19 +51,10 @@ class Config:
   cutmix: float = option(
     0.0, "Alpha of cutmix's, such as 1; with both, each has half of the batches.", lower_bound=0.0
   )
-  augment: bool = option(True, "Random crops and flips; without, the middle square.")
   crop: float = option(
     0.08, "A random crop has at least this share of the picture's area.",
     lower_bound=0.0, upper_bound=1.0,
   )  # fmt: skip
-  flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
-  randaugment: int = option(
-    0, "Operations of RandAugment on each picture, such as 2.", lower_bound=0
-  )
-  magnitude: float = option(9.0, "Of these operations.", lower_bound=0.0, upper_bound=30.0)
-  erase: float = option(
-    0.0, "Probability that a random box is filled with noise.", lower_bound=0.0, upper_bound=1.0
-  )
   repeat: int = option(
     1, "How often each picture of a batch is in it, in different views (arXiv:1901.09335).",
     lower_bound=1,
@@ -71,14 +62,6 @@ class Config:
   balance: str = option(
     "none", "Where some classes have more images: sample shows all classes equally often, loss "
     "weighs an image by the inverse of its class's count.", choices=("none", "sample", "loss"),
-  )  # fmt: skip
-  dropout: float = option(
-    0.0, "Share of features that the head does not see, where the model has such a layer.",
-    lower_bound=0.0, upper_bound=1.0,
-  )  # fmt: skip
-  drop_path: float = option(
-    0.0, "Stochastic depth: share of residual branches left out, where the model has them "
-    "(arXiv:1603.09382).", lower_bound=0.0, upper_bound=1.0,
   )  # fmt: skip
   squash: bool = option(
     False, "Evaluation sees the whole picture, squashed to a square, instead of its middle."
@@ -112,7 +95,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     faults += contradictions(config, optimizer, own)
   try:
     origin = described(config.model)
-    noise = noisy(origin.variant, own)
+    noise = own.fields(origin.variant)
   except (ValueError, OSError) as error:
     faults.append(str(error))
   if faults:
@@ -224,15 +207,6 @@ def on_features(config: loop.Config, own: Config, job: loop.Job, data) -> loop.J
   )
 
 
-def noisy(variant: str, own: Config) -> dict[str, float]:
-  """The model's fields for --dropout and --drop_path. Raises ValueError if it has none."""
-  wanted = {name: getattr(own, name) for name in ("dropout", "drop_path") if getattr(own, name)}
-  fields = {f.name for f in dataclasses.fields(zoo.create(variant))}
-  if lost := [name for name in wanted if name not in fields]:
-    raise ValueError("\n".join(f"--{name}: {variant} has no such layers" for name in lost))
-  return wanted
-
-
 def class_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
   """Of each class: how much an image of it counts, so that all classes count alike; mean 1."""
   counts = np.bincount(labels, minlength=classes)
@@ -263,10 +237,7 @@ def train_batches(config: loop.Config, own: Config, data, preprocess: zoo.Prepro
     data.splits["train"], batch=config.batch, size=preprocess.size, seed=config.seed,
     start_step=step, threads=config.threads,
     process_index=jax.process_index(), process_count=jax.process_count(),
-    repeat=own.repeat, balance=own.balance == "sample", augment=Augment(
-      scale=(own.crop, 1.0), flip=own.flip, operations=own.randaugment, magnitude=own.magnitude,
-      erase=own.erase,
-    ) if own.augment else None,
+    repeat=own.repeat, balance=own.balance == "sample", augment=own.views,
   )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ import numpy as np
 from train import classify, loop, optim, options, scores, scoresheet, startup, workdir
 from train import mesh as meshes
 from train.data import listing
-from train.data.transforms import Augment
 from train.mix import Mix
+from train.noise import Noise
 from train.options import option
 from train.tasks import Task
 from train.tasks.localize import Localize
@@ -42,7 +42,7 @@ LOSSES = {  # of each task; the first is the one that is taken
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Noise):
   task: str = option("multilabel", "What is asked of a picture.", choices=listing.TASKS)
   loss: str = option(
     "", "multilabel: sigmoid, focal or asymmetric; regress: huber, l1 or l2; localize: smooth_l1, "
@@ -56,12 +56,6 @@ class Config:
   )
   high: tuple[str, ...] = option((), "And above.")
   box_weight: float = option(5.0, "Of the box's loss, beside that of the class.", lower_bound=0.0)
-  augment: bool = option(True, "Random crops and flips; without, pictures as evaluation sees them.")
-  crop: float = option(
-    0.5, "A random crop has at least this share of the picture's area.",
-    lower_bound=0.0, upper_bound=1.0,
-  )  # fmt: skip
-  flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
   report: bool = option(True, "Write report.html at the end.", free=True)
 
 
@@ -162,12 +156,16 @@ def bounds(own: Config, count: int) -> tuple[list[float], list[float]]:
   return low, high
 
 
-def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.Job:
-  """What the loop runs.
-
-  Args:
-    own: the script's flags, with `augment`, `crop` and `flip`.
-  """
+def job(config: loop.Config, optimizer: optim.Config, own: Noise, plan: Plan) -> loop.Job:
+  """What the loop runs; `own` are the script's flags."""
+  lost = [f"--dropout: {plan.head} heads have no such layer"] if plan.head and own.dropout else []
+  if plan.head == "box":
+    lost += [
+      f"--{name}: the box would not go with it"
+      for name in ("randaugment", "erase") if getattr(own, name)
+    ]  # fmt: skip
+  if lost:
+    raise ValueError("\n".join(lost))
   data, train = plan.data, plan.data.splits["train"]
   origin = classify.described(config.model)
   per_epoch = len(train) // config.batch
@@ -175,7 +173,7 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
     raise ValueError(f"--batch={config.batch} is more than the {len(train)} rows of train")
   fields = {
     "head": plan.head, "num_classes": len(data.classes), "dtype": getattr(jnp, config.dtype),
-    "freeze_norm": config.freeze_norm,
+    "freeze_norm": config.freeze_norm, **own.fields(origin.variant),
   }  # fmt: skip
   preprocess = origin.preprocess.at(config.size) if config.size else origin.preprocess
   if plan.squash:
@@ -190,7 +188,6 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
     "batch": config.batch, "threads": config.threads, "instances": plan.instances,
     "process_index": jax.process_index(), "process_count": jax.process_count(),
   }  # fmt: skip
-  augment = Augment(scale=(own.crop, 1.0), flip=own.flip) if own.augment else None
   kept = {"head": plan.head} if plan.head else {}
   return loop.Job(
     name="bags" if plan.instances else plan.name,
@@ -211,7 +208,7 @@ def job(config: loop.Config, optimizer: optim.Config, own, plan: Plan) -> loop.J
     phases=optim.phases(optimizer, stages, per_epoch),
     heard=partial(optim.heard, optimizer),
     train_batches=lambda step: listing.train_batches(
-      train, size=preprocess.size, seed=config.seed, start_step=step, augment=augment, **some
+      train, size=preprocess.size, seed=config.seed, start_step=step, augment=own.views, **some
     ),
     eval_batches=lambda split: listing.eval_batches(data.splits[split], preprocess, **some),
     keys={name: rows.keys for name, rows in data.splits.items()},
