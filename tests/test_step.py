@@ -266,7 +266,7 @@ def test_mixing_changes_pictures_and_targets_alike(kind):
   rows = {"label": jnp.arange(4), "real": jnp.ones(4)}
   shares = []
   for i in range(20):
-    mixed, out = Mix(**{kind: 1.0})(jax.random.key(i), image, rows)
+    mixed, out = Mix(**{kind: 1.0})(jax.random.key(i), image, rows, "label")
     share = float(out["share"][0])
     shares.append(share)
     np.testing.assert_array_equal(out["other"], [3, 2, 1, 0])

@@ -39,6 +39,19 @@ def test_many_labels_by_hand():
   np.testing.assert_allclose(probs, P, rtol=1e-5)
 
 
+@pytest.mark.parametrize("task", [Multilabel(), Multilabel(gamma_no=4, margin=0.05)])
+def test_a_mixture_teaches_the_labels_of_both_by_their_shares(task):
+  """What is measured beside the loss is of the first picture alone, as for one class."""
+  logits, share = jnp.tile(LOGITS[:1], (2, 1)), jnp.array([0.7, 0.7])
+  batch = {"labels": LABELS, "other": LABELS[::-1], "share": share}
+  mixed = task.terms({"logits": logits}, batch)
+  alone = task.terms({"logits": logits}, {"labels": LABELS})
+  for mine, own in zip(mixed["loss"], alone["loss"]):
+    np.testing.assert_allclose(mine, 0.7 * own + 0.3 * own[::-1], rtol=1e-6)
+  np.testing.assert_array_equal(mixed["f1"], alone["f1"])
+  np.testing.assert_array_equal(mixed["right"], alone["right"])
+
+
 def test_focal_asymmetric_and_weighted_loss_by_hand():
   focal = multilabel(Multilabel(gamma_yes=2, gamma_no=2))["loss"]
   assert focal == pytest.approx((-np.log(RIGHT) * (1 - RIGHT) ** 2).mean(), rel=1e-5)

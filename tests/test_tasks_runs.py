@@ -14,6 +14,7 @@ import pytest
 from tests import answers, runs
 from train import bags, label, loop, optim, options, predict, report
 from train.data import listing
+from train.mix import Mix
 import zoo
 from zoo import store
 
@@ -103,12 +104,12 @@ def test_wrong_flags(narrow, tmp_path):
       label.prepare(config, optim.Config(), own)
   marked = dataclasses.replace(config, data=str(answers.places(tmp_path / "places", 20)))
   with pytest.raises(ValueError) as error:
-    label.prepare(
-      marked, optim.Config(), label.Config(task="localize", dropout=0.1, randaugment=2, erase=0.5)
-    )
+    own = label.Config(task="localize", dropout=0.1, randaugment=2, erase=0.5, mixup=0.2)
+    label.prepare(marked, optim.Config(), own)
   assert str(error.value).splitlines() == [
     "--dropout: box heads have no such layer", "--randaugment: the box would not go with it",
     "--erase: the box would not go with it",
+    "--mixup: only pictures of classes or labels are mixed",
   ]  # fmt: skip
   with pytest.raises(ValueError, match="--drop_path: vgg11_bn has no such layers"):
     label.prepare(config, optim.Config(), label.Config(task="regress", drop_path=0.1))
@@ -117,7 +118,7 @@ def test_wrong_flags(narrow, tmp_path):
     label.prepare(big, optim.Config(), label.Config(task="regress"))
 
 
-@pytest.mark.parametrize("task", ["regress", "bags"])
+@pytest.mark.parametrize("task", ["multilabel", "regress", "bags"])
 def test_noise_is_that_of_classes(task, narrow, tmp_path):
   make, script, own, _ = CASES[task]
   config = loop.Config(model=str(narrow), data=str(make(tmp_path)), workdir="w", batch=4)
@@ -132,8 +133,10 @@ def test_noise_is_that_of_classes(task, narrow, tmp_path):
     assert (batch["image"] != plain["image"]).any(axis=(-3, -2, -1)).mean() > 0.5
     for name in plain.keys() - {"image"}:
       np.testing.assert_array_equal(batch[name], plain[name])
-  if task == "regress":
+  if task != "bags":
     assert prepared(dropout=0.25).model.dropout == 0.25
+  if task == "multilabel":
+    assert prepared(mixup=0.2, cutmix=1.0).mix == Mix(0.2, 1.0)
 
 
 def test_bounds_of_one_or_of_each():

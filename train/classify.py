@@ -20,8 +20,7 @@ from train import features, loop, optim, options, rates, report, startup
 from train import mesh as meshes
 from train.data import datasets, pipeline
 from train.metrics import show
-from train.mix import Mix
-from train.noise import Noise
+from train.noise import CROP, Noise
 from train.options import option
 from train.tasks.classify import Classify
 import zoo
@@ -45,16 +44,7 @@ class Config(Noise):
     0.0, "Weight of the loss of each auxiliary head, where the model has some, such as 0.4; 0 for "
     "none.", lower_bound=0.0,
   )  # fmt: skip
-  mixup: float = option(
-    0.0, "Alpha of mixup's beta distribution, such as 0.2; 0 for none.", lower_bound=0.0
-  )
-  cutmix: float = option(
-    0.0, "Alpha of cutmix's, such as 1; with both, each has half of the batches.", lower_bound=0.0
-  )
-  crop: float = option(
-    0.08, "A random crop has at least this share of the picture's area.",
-    lower_bound=0.0, upper_bound=1.0,
-  )  # fmt: skip
+  crop: float = option(0.08, CROP, lower_bound=0.0, upper_bound=1.0)
   repeat: int = option(
     1, "How often each picture of a batch is in it, in different views (arXiv:1901.09335).",
     lower_bound=1,
@@ -141,7 +131,7 @@ def prepare(config: loop.Config, optimizer: optim.Config, own: Config) -> loop.J
     per_epoch=per_epoch,
     tx=optim.make(optimizer, stages, rate, per_epoch=per_epoch),
     rate=rate,
-    mix=Mix(own.mixup, own.cutmix),
+    mix=own.mix,
     frozen=frozen,
     train_batches=partial(train_batches, config, own, data, preprocess),
     eval_batches=lambda split: pipeline.eval_batches(

@@ -24,7 +24,6 @@ import numpy as np
 from train import classify, loop, optim, options, scores, scoresheet, startup, workdir
 from train import mesh as meshes
 from train.data import listing
-from train.mix import Mix
 from train.noise import Noise
 from train.options import option
 from train.tasks import Task
@@ -164,6 +163,11 @@ def job(config: loop.Config, optimizer: optim.Config, own: Noise, plan: Plan) ->
       f"--{name}: the box would not go with it"
       for name in ("randaugment", "erase") if getattr(own, name)
     ]  # fmt: skip
+  if plan.head or plan.name == "regress":
+    lost += [
+      f"--{name}: only pictures of classes or labels are mixed"
+      for name in ("mixup", "cutmix") if getattr(own, name)
+    ]  # fmt: skip
   if lost:
     raise ValueError("\n".join(lost))
   data, train = plan.data, plan.data.splits["train"]
@@ -203,7 +207,7 @@ def job(config: loop.Config, optimizer: optim.Config, own: Noise, plan: Plan) ->
     per_epoch=per_epoch,
     tx=optim.make(optimizer, stages, rate, per_epoch=per_epoch),
     rate=rate,
-    mix=Mix(),
+    mix=own.mix,
     frozen=optim.frozen(stages, optimizer.freeze),
     phases=optim.phases(optimizer, stages, per_epoch),
     heard=partial(optim.heard, optimizer),

@@ -21,15 +21,18 @@ class Mix:
   def __bool__(self) -> bool:
     return bool(self.mixup or self.cutmix)
 
-  def __call__(self, key: jax.Array, image: jax.Array, batch: Batch) -> tuple[jax.Array, Batch]:
+  def __call__(
+    self, key: jax.Array, image: jax.Array, batch: Batch, target: str
+  ) -> tuple[jax.Array, Batch]:
     """(image, batch) with rows mixed; where both kinds are asked for, each has half of the batches.
 
     Args:
       image: [b h w c] float32, normalised.
+      target: name of what is right in the batch.
 
     Returns:
-      the batch also has "other" [b] int32, the second label of each row, and "share" [b] float32,
-      how much of the first it still shows.
+      the batch also has "other", a second target for each row, and "share" [b] float32, how much of
+      the first it still shows.
     """
     which, beta, place = jax.random.split(key, 3)
     cuts = jax.random.bernoulli(which, 0.5) if self.mixup and self.cutmix else bool(self.cutmix)
@@ -39,7 +42,7 @@ class Mix:
     other = image[::-1]
     image = image * own + other * (1 - own)
     shown = jnp.full(len(image), jnp.mean(own), jnp.float32)
-    return image, {**batch, "other": batch["label"][::-1], "share": shown}
+    return image, {**batch, "other": batch[target][::-1], "share": shown}
 
 
 def outside_of_a_box(key: jax.Array, height: int, width: int, share: jax.Array) -> jax.Array:

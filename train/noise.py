@@ -3,8 +3,11 @@
 import dataclasses
 
 from train.data.transforms import Augment
+from train.mix import Mix
 from train.options import option
 import zoo
+
+CROP = "A random crop has at least this share of the picture's area."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,11 +16,14 @@ class Noise:
     True, "Random crops and flips; without, the middle square, or the whole picture where there is "
     "a box.",
   )  # fmt: skip
-  crop: float = option(
-    0.5, "A random crop has at least this share of the picture's area.",
-    lower_bound=0.0, upper_bound=1.0,
-  )  # fmt: skip
+  crop: float = option(0.5, CROP, lower_bound=0.0, upper_bound=1.0)
   flip: float = option(0.5, "Probability of left for right.", lower_bound=0.0, upper_bound=1.0)
+  mixup: float = option(
+    0.0, "Alpha of mixup's beta distribution, such as 0.2; 0 for none.", lower_bound=0.0
+  )
+  cutmix: float = option(
+    0.0, "Alpha of cutmix's, such as 1; with both, each has half of the batches.", lower_bound=0.0
+  )
   randaugment: int = option(
     0, "Operations of RandAugment on each picture, such as 2.", lower_bound=0
   )
@@ -40,6 +46,10 @@ class Noise:
       scale=(self.crop, 1.0), flip=self.flip, operations=self.randaugment,
       magnitude=self.magnitude, erase=self.erase,
     ) if self.augment else None  # fmt: skip
+
+  @property
+  def mix(self) -> Mix:
+    return Mix(self.mixup, self.cutmix)
 
   def fields(self, variant: str) -> dict[str, float]:
     """The model's, of --dropout and --drop_path. Raises ValueError if it has no such layers."""

@@ -73,7 +73,7 @@ def make_train_step(
     noise = jax.random.fold_in(key, state.step)
     inputs = _inputs(task, batch, preprocess)
     if mix:
-      inputs[0], batch = mix(jax.random.fold_in(noise, 1), inputs[0], batch)
+      inputs[0], batch = mix(jax.random.fold_in(noise, 1), inputs[0], batch, task.target)
 
     def loss(params):
       with nn.intercept_methods(_as_in_evaluation(frozen)), _rematerialized(remat):

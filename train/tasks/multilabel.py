@@ -27,14 +27,17 @@ class Multilabel:
 
   def terms(self, out, batch):
     logits, labels = out["logits"].astype(jnp.float32), batch["labels"]
-    yes, no = (labels == 1).astype(jnp.float32), (labels == 0).astype(jnp.float32)
-    loss = (yes * self._yes(logits) + no * self._no(logits)).sum(-1)
+    yes, no = taught = _taught(labels)
+    if "other" in batch:  # see train.mix: what both teach, by their shares
+      share = batch["share"][:, None]
+      taught = [share * a + (1 - share) * b for a, b in zip(taught, _taught(batch["other"]))]
+    loss = (taught[0] * self._yes(logits) + taught[1] * self._no(logits)).sum(-1)
     answer = (logits >= 0).astype(jnp.float32)
     both = (answer * yes).sum(-1)
     wrong = (answer * no + (1 - answer) * yes).sum(-1)
     known = (yes + no).sum(-1)
     return {
-      "loss": (loss, known),
+      "loss": (loss, sum(taught).sum(-1)),
       "right": (known - wrong, known),
       "f1": (2 * both, 2 * both + wrong),
     }
@@ -65,3 +68,8 @@ class Multilabel:
 
   def rank(self, measured):
     return (-math.inf if math.isnan(measured["loss"]) else -measured["loss"],)
+
+
+def _taught(labels) -> tuple[jax.Array, jax.Array]:
+  """(yes, no), float32: 1 where a label is annotated so."""
+  return (labels == 1).astype(jnp.float32), (labels == 0).astype(jnp.float32)
