@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import warnings
 
 import pytest
 
@@ -24,3 +25,17 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
   return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def arguments_only():
+  """Programs take weights as arguments: those that close over them are compiled several times as
+  long, and kept with all weights by the cache."""
+  import jax
+
+  before = jax.config.jax_captured_constants_warn_bytes
+  jax.config.update("jax_captured_constants_warn_bytes", 100_000)
+  with warnings.catch_warnings():
+    warnings.filterwarnings("error", message="(A large amount of|Closed-over) constant")
+    yield
+  jax.config.update("jax_captured_constants_warn_bytes", before)

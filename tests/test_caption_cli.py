@@ -18,6 +18,8 @@ from zoo import catalog
 from zoo.layers import Numerics
 from zoo.text import caption as captioners, decode, vocabulary
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -26,6 +26,8 @@ from zoo import catalog, store
 from zoo.detect import found, fpn, yolo
 from zoo.detect.found import Found
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 CLASSES = ("cat", "dog")
 
 

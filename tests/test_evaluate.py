@@ -16,6 +16,8 @@ from train import evaluate
 from train.data import transforms
 import zoo
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 
 def run(cache, *flags, code=0):
   done = subprocess.run(

@@ -16,6 +16,8 @@ from tests import maps as stated
 import zoo
 from zoo import catalog, explain
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 SIZE = 64
 CLASSES = np.array([3, 141, 592], np.int32)
 # The cheapest half of the families; `python -m bench.explain` compares all.

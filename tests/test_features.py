@@ -17,6 +17,8 @@ from train.data import datasets, pipeline
 import zoo
 from zoo import store
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 SIZE = 32
 SGD = optim.Config(optimizer="sgd", lr=0.4, head_lr=1.0, momentum=0.0, warmup=0.0,
                    schedule="constant", plateau=1, plateau_of="val", drop=0.5)  # fmt: skip

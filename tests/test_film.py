@@ -16,6 +16,8 @@ from train import album, film, find
 from train.film import Config
 import zoo
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 FRAMES, RATE, SIZE = 9, 10.0, (62, 84)
 
 

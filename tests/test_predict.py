@@ -15,6 +15,8 @@ from train import predict
 from train.data import transforms
 import zoo
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 PHOTOGRAPHS = "test/angle/0.png", "test/both/1.png", "test/math/2.png"
 
 

@@ -18,6 +18,8 @@ from tests import photographs, runs
 from train import embed, search
 from zoo import retrieve
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 KILLED = """
 import os, signal, sys
 from train import embed

@@ -17,6 +17,8 @@ from zoo import catalog
 import zoo
 from zoo.segment import unet
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

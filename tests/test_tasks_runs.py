@@ -18,6 +18,8 @@ from train.mix import Mix
 import zoo
 from zoo import store
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 SIZE = 32
 OPTIMIZER = optim.Config(lr=2e-3, head_lr=1.0, warmup=0.0)
 CASES = {  # what makes the listing, the script, its flags, updates

@@ -12,6 +12,8 @@ from tests import lines, wheels
 from train import transcribe
 from zoo import catalog
 
+pytestmark = pytest.mark.usefixtures("arguments_only")
+
 READER, DETECTOR = "crnn_easyocr.english_g2", "craft.mlt_25k"
 
 

@@ -9,6 +9,7 @@ each picture's own answer and its share in the bag's.
 from collections.abc import Callable, Iterator, Sequence
 import csv
 import dataclasses
+from functools import partial
 import io
 from pathlib import Path
 
@@ -58,10 +59,11 @@ def answers(
   task, variables = task_of(record), jax.device_put(variables)
 
   @jax.jit
-  def step(image, *more):
+  def run(variables, image, *more):
     x = record.preprocess.normalize(image)
     return task.predict(network.apply(variables, x, *more, train=False))
 
+  step = partial(run, variables)
   if isinstance(task, Bags):
     yield from _bags(record, step, arguments, threads, failed)
     return

@@ -1,4 +1,4 @@
-"""Batches of few shapes: what is compiled for one number of rows serves others too."""
+"""Batches: of few shapes, for what is compiled for one serves others; one ahead of who looks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,6 +12,16 @@ def chunks(rows: Iterable, size: int) -> Iterator[list]:
       some = []
   if some:
     yield some
+
+
+def one_ahead(items: Iterable) -> Iterator:
+  """The same items, each made before the one ahead of it is given: so a device computes the next
+  batch while the host looks at this one."""
+  before = []
+  for item in items:
+    yield from before
+    before = [item]
+  yield from before
 
 
 def at_once(count: int, compiled: set[int], most: int) -> int:

@@ -8,6 +8,8 @@ Prints top-1 and top-5 with their 95 % intervals, the loss, the calibration erro
 photographs drawn at random. --out writes a folder: evaluation.json, classes.csv, predictions.csv,
 index.html, PNGs.
 
+All devices of the machine share each batch.
+
 The classes of the data are found among the model's by name, or, where their names are numbers, by
 number; the model still chooses among all of its classes.
 """
@@ -25,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from train import figures, options, output, page, predict, startup
+from train import figures, mesh, options, output, page, predict, startup
+from train.batches import one_ahead
 from train.data import datasets, pipeline
 from train.options import option
 from train.page import Number, percent
@@ -132,10 +135,11 @@ def evaluate(config: Config) -> Evaluation:
   one = lambda image: preprocess.crop(image)[None]
   views = preprocess.corners if VIEWS[config.tta] >= 5 else one
   mirror = VIEWS[config.tta] in (2, 10)
-  variables = jax.device_put(variables)
+  devices = mesh.make(devices=jax.local_devices())
+  variables = jax.device_put(variables, mesh.replicated(devices))
 
   @jax.jit
-  def step(image):  # [b v h w 3]
+  def step(variables, image):  # [b v h w 3]
     x = preprocess.normalize(image.reshape(-1, *image.shape[2:]))
     x = jnp.concatenate([x, x[:, :, ::-1]]) if mirror else x
     probs = jax.nn.softmax(network.apply(variables, x, train=False)["logits"].astype(jnp.float32))
@@ -147,15 +151,18 @@ def evaluate(config: Config) -> Evaluation:
     raise ValueError(f"{config.data} has no split {missing[0]}; it has {', '.join(have)}, or all")
   keys, labels, probs, seconds, started = [], [], [], 0.0, None
   total = sum(len(data.splits[name]) for name in names)
+  rows = -(-min(config.batch, total) // devices.size) * devices.size
   rng = np.random.default_rng(config.seed)
   drawn = dict.fromkeys(rng.permutation(total)[: config.random].tolist())
   with tqdm(total=total, unit=" images", disable=None) as bar:
     for name in names:
       source = data.splits[name]
-      for batch in pipeline.eval_batches(
-        source, batch=min(config.batch, total), view=views, threads=config.threads
-      ):
-        found, real = np.asarray(step(batch["image"])), batch["index"] >= 0
+      batches = pipeline.eval_batches(source, batch=rows, view=views, threads=config.threads)
+      answered = (
+        (batch, step(variables, mesh.put_batch(batch["image"], devices))) for batch in batches
+      )
+      for batch, found in one_ahead(answered):
+        found, real = np.asarray(found), batch["index"] >= 0
         now = time.perf_counter()
         seconds += now - started if started else 0.0
         started = now
@@ -165,7 +172,7 @@ def evaluate(config: Config) -> Evaluation:
         labels.append(places[batch["label"][real]])
         probs.append(found[real])
         bar.update(int(real.sum()))
-  timed = max(total - config.batch, 0)
+  timed = max(total - rows, 0)
   return Evaluation(
     keys, np.concatenate(labels), np.concatenate(probs), classes, sorted(places.tolist()),
     seconds * total / timed if timed else 0.0, drawn,

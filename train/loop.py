@@ -27,6 +27,7 @@ import optax
 
 from train import mesh as meshes
 from train import metrics, options, pace, workdir
+from train.batches import one_ahead
 from train.checkpoint import Checkpoints, SaveError
 from train.mix import Mix
 from train.options import option
@@ -418,20 +419,9 @@ class Evaluator:
     self._compiled = False
 
   def __call__(self, split: str, variables) -> Outcome:
-    meter, rows, before = metrics.Meter(), [], None
+    meter = metrics.Meter()
     with spent(self._seconds, "evaluate"):
-      for batch in self._job.eval_batches(split):
-        start = time.perf_counter()
-        out = self._step(variables, meshes.put_batch(batch, self._mesh))
-        if not self._compiled:
-          self._compiled, compiling = True, time.perf_counter() - start
-          self._seconds["compile"] += compiling
-          self._seconds["evaluate"] -= compiling
-        if before:
-          rows.append(_fetch(meter, *before))
-        before = out
-      if before:
-        rows.append(_fetch(meter, *before))
+      rows = [_fetch(meter, *out) for out in one_ahead(self._answers(split, variables))]
     if not rows:
       raise ValueError(f"the {split} split has no images")
     predictions, asked = jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
@@ -441,6 +431,16 @@ class Evaluator:
       with spent(self._seconds, "evaluate"):
         measured |= self._job.score(split, asked["index"], predictions)
     return Outcome(split, measured, asked["index"], target, predictions)
+
+  def _answers(self, split: str, variables):
+    for batch in self._job.eval_batches(split):
+      start = time.perf_counter()
+      out = self._step(variables, meshes.put_batch(batch, self._mesh))
+      if not self._compiled:
+        self._compiled, compiling = True, time.perf_counter() - start
+        self._seconds["compile"] += compiling
+        self._seconds["evaluate"] -= compiling
+      yield out
 
 
 def _fetch(meter: metrics.Meter, measured, predictions, asked):

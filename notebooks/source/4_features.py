@@ -32,7 +32,7 @@ def seen(ends):
 
 
 @jax.jit
-def run(views):
+def run(variables, views):
   return model.apply(variables, preprocess.normalize(views), train=False)
 
 
@@ -42,7 +42,7 @@ def features(split, each):
   for label, name in enumerate(classes):
     paths = sorted((folder / split / name).iterdir())[:each]
     views = [preprocess.crop(Image.open(path).convert("RGB")) for path in paths]
-    rows += list(np.asarray(seen(run(np.stack(views)))))
+    rows += list(np.asarray(seen(run(variables, np.stack(views)))))
     labels += [label] * each
   return np.stack(rows), np.array(labels)
 
