@@ -19,10 +19,11 @@ import zoo
 pytestmark = pytest.mark.usefixtures("arguments_only")
 
 
-def run(cache, *flags, code=0):
+def run(cache, *flags, code=0, devices=1):
   done = subprocess.run(
     [sys.executable, "-m", "train.evaluate", *flags], capture_output=True, text=True, timeout=200,
-    env=photographs.environment(cache),
+    env=photographs.environment(cache)
+    | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
   )  # fmt: skip
   assert done.returncode == code and "Traceback" not in done.stderr, done.stdout + done.stderr
   return done.stdout + done.stderr
@@ -40,11 +41,12 @@ def trained(tmp_path_factory):
   return folder / "run", data
 
 
-def test_measures_equal_those_of_each_photograph(trained, cache, tmp_path):
+@pytest.mark.parametrize("devices", [1, 4])
+def test_measures_equal_those_of_each_photograph(trained, cache, tmp_path, devices):
   workdir, data = trained
   out = tmp_path / "out"
   said = run(cache, f"--model={workdir}", f"--data={data}", "--split=all", "--batch=5",
-             f"--out={out}")  # fmt: skip
+             f"--out={out}", devices=devices)  # fmt: skip
   model, variables = zoo.load(workdir)
   preprocess = zoo.record(workdir).preprocess
   want = {}

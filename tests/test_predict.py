@@ -1,6 +1,7 @@
 """Predictions from the command line: answers, failures, and a folder that is whole or absent."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answered(run, tmp_path_factory):
-  """The command on good and bad files: (what it left, the finished process)."""
+  """The command on good and bad files, on two devices: (what it left, the finished process)."""
   workdir, data = run
   folder = tmp_path_factory.mktemp("answered")
   (folder / "text.jpg").write_text("hello")
@@ -43,7 +44,10 @@ def answered(run, tmp_path_factory):
   command = [sys.executable, "-m", "train.predict", f"--model={workdir}", "--top=3", "--batch=2",
              "--maps=grad_cam,guided", f"--out={folder / 'out'}", *files, folder / "deep",
              folder / "empty"]  # fmt: skip
-  done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+  done = subprocess.run(
+    list(map(str, command)), capture_output=True, text=True, timeout=300,
+    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+  )  # fmt: skip
   return folder, done
 
 

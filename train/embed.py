@@ -20,7 +20,6 @@ from pathlib import Path
 import sys
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 from tqdm import tqdm
 
@@ -109,10 +108,9 @@ class Embedder:
       raise ValueError(f"{model} reads lines of text; name a network of photographs")
     self.preprocess = pixels.at(size) if size else pixels
     network, variables = zoo.load(model)
-    devices = mesh.make(devices=jax.local_devices())
-    self.batch = -(-batch // devices.size) * devices.size
-    self._split = NamedSharding(devices, PartitionSpec(mesh.AXES))
-    self._variables = jax.device_put(variables, mesh.replicated(devices))
+    self._devices = mesh.local(batch)
+    self.batch = mesh.even(batch, self._devices)
+    self._variables = jax.device_put(variables, mesh.replicated(self._devices))
     step = max(1, self.preprocess.size // THUMBNAIL)
 
     def signature(image):
@@ -132,7 +130,7 @@ class Embedder:
   def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     room = self.batch - len(image)
     full = np.pad(image, ((0, room), (0, 0), (0, 0), (0, 0)))
-    out = jax.device_get(self._run(self._variables, jax.device_put(full, self._split)))
+    out = jax.device_get(self._run(self._variables, mesh.put_batch(full, self._devices)))
     return tuple(np.asarray(part)[: len(image)] for part in out)
 
 

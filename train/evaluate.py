@@ -135,7 +135,7 @@ def evaluate(config: Config) -> Evaluation:
   one = lambda image: preprocess.crop(image)[None]
   views = preprocess.corners if VIEWS[config.tta] >= 5 else one
   mirror = VIEWS[config.tta] in (2, 10)
-  devices = mesh.make(devices=jax.local_devices())
+  devices = mesh.local(config.batch)
   variables = jax.device_put(variables, mesh.replicated(devices))
 
   @jax.jit
@@ -151,7 +151,7 @@ def evaluate(config: Config) -> Evaluation:
     raise ValueError(f"{config.data} has no split {missing[0]}; it has {', '.join(have)}, or all")
   keys, labels, probs, seconds, started = [], [], [], 0.0, None
   total = sum(len(data.splits[name]) for name in names)
-  rows = -(-min(config.batch, total) // devices.size) * devices.size
+  rows = mesh.even(min(config.batch, total), devices)
   rng = np.random.default_rng(config.seed)
   drawn = dict.fromkeys(rng.permutation(total)[: config.random].tolist())
   with tqdm(total=total, unit=" images", disable=None) as bar:

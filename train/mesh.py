@@ -46,6 +46,17 @@ def make(
   return Mesh(devices.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
 
 
+def local(batch: int) -> Mesh:
+  """The devices of this process, or one of them for a batch of fewer rows."""
+  devices = jax.local_devices()
+  return make(devices=devices if batch >= len(devices) else devices[:1])
+
+
+def even(batch: int, mesh: Mesh) -> int:
+  """Rows of the least batch that holds `batch` and that the mesh's devices share evenly."""
+  return -(-batch // mesh.size) * mesh.size
+
+
 def _sizes(shape: Sequence[str]) -> dict[str, int]:
   parts = [part.partition(":") for part in shape]
   sizes = {axis: int(size) for axis, _, size in parts if size.isdecimal() and int(size)}

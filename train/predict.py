@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
 import csv
 import dataclasses
+from functools import partial
 import io
 from pathlib import Path
 import re
@@ -33,8 +34,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from train import figures, gallery, options, output, page, runtime, startup
-from train.batches import chunks
+from train import figures, gallery, mesh, options, output, page, runtime, startup
+from train.batches import chunks, one_ahead
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
@@ -77,6 +78,10 @@ class Answer:
   target: str = ""  # the class that they explain
 
 
+# Paths and their views [b h w 3] -> what waits for the answers.
+Begin = Callable[[Sequence[Path], np.ndarray], Callable[[], list[Answer]]]
+
+
 def predict(
   model: str | Path, paths: Sequence[Path], *, top: int = 5, maps: Sequence[str] = (),
   layer: str | None = None, target: str = "", batch: int = 16, threads: int = 4,
@@ -90,19 +95,20 @@ def predict(
     ValueError, FileNotFoundError: as `answerer`.
   """
   batch = min(batch, max(len(paths), 1))
-  record, answered = answerer(
+  record, begin = answerer(
     model, top=top, maps=maps, layer=layer, target=target, batch=batch, by=by
   )
   reads = ((path, path.read_bytes) for path in paths)
-  for some, seen in batches(views(reads, record.preprocess, threads), batch, failed):
-    yield from answered(some, seen)
+  some = batches(views(reads, record.preprocess, threads), batch, failed)
+  for finish in one_ahead(begin(*each) for each in some):
+    yield from finish()
 
 
 def answerer(
   model: str | Path, *, top: int, batch: int, maps: Sequence[str] = (), layer: str | None = None,
   target: str = "", by: str = "xla",
-) -> tuple[zoo.Record, Callable[[Sequence[Path], np.ndarray], list[Answer]]]:  # fmt: skip
-  """What is known of a model, and a function of up to `batch` paths and their views [b h w 3].
+) -> tuple[zoo.Record, Begin]:  # fmt: skip
+  """What is known of a model, and what begins to answer up to `batch` pictures, on all devices.
 
   Raises:
     ValueError, FileNotFoundError: no such model, class, map or layer, or a model without classes.
@@ -115,7 +121,9 @@ def answerer(
   classes = class_names(record, network.num_classes)
   explained = number_of(target, classes) if target else None
   outside = runtime.onnxruntime_logits(network, variables, record) if by == "onnxruntime" else None
-  variables = jax.device_put(variables)
+  devices = mesh.local(batch)
+  rows = mesh.even(batch, devices)
+  variables = jax.device_put(variables, mesh.replicated(devices))
 
   @jax.jit
   def step(variables, image, logits):
@@ -127,10 +135,14 @@ def answerer(
     of = found[1][:, 0] if explained is None else jnp.full(len(x), explained)
     return found, {name: method(network, variables, x, of) for name, method in methods.items()}
 
-  def answered(paths, seen):
-    padded = np.concatenate([seen, np.zeros((batch - len(seen), *seen.shape[1:]), np.uint8)])
+  def begin(paths, seen):
+    padded = np.concatenate([seen, np.zeros((rows - len(seen), *seen.shape[1:]), np.uint8)])
     logits = outside and outside(padded)
-    (probs, index), drawn = jax.device_get(step(variables, padded, logits))
+    computed = step(variables, mesh.put_batch(padded, devices), logits)
+    return partial(finish, paths, seen, computed)
+
+  def finish(paths, seen, computed):
+    (probs, index), drawn = jax.device_get(computed)
     found = []
     for i, path in enumerate(paths):
       named = [(classes[c], float(p)) for c, p in zip(index[i], probs[i])]
@@ -138,7 +150,7 @@ def answerer(
       found.append(Answer(path, named, seen[i], own, target or named[0][0]))
     return found
 
-  return record, answered
+  return record, begin
 
 
 def class_names(record: zoo.Record, num_classes: int) -> Sequence[str]:

@@ -86,7 +86,7 @@ def demand(argv: Sequence[str], config: predict.Config) -> list[Path]:
 def main(argv: Sequence[str], config: predict.Config) -> int:
   """Answers until SIGINT or SIGTERM; the exit status is 1 if something could not be read."""
   folders = demand(argv, config)
-  record, answered = predict.answerer(
+  record, begin = predict.answerer(
     config.model, top=config.top, batch=1, target=config.target, by=config.runtime
   )
   side, stopped, failures = record.preprocess.size, threading.Event(), []
@@ -95,13 +95,13 @@ def main(argv: Sequence[str], config: predict.Config) -> int:
     failures.append(sentence)
     print(f"not answered: {predict.readable(sentence)}", file=sys.stderr, flush=True)
 
-  answered([Path()], np.zeros((1, side, side, 3), np.uint8))  # compiles
+  begin([Path()], np.zeros((1, side, side, 3), np.uint8))()  # compiles
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: stopped.set())
   there = look(folders)
   print(f"watching {', '.join(argv[1:])}; Ctrl-C ends it", flush=True)
   for path, pixels in arrivals(folders, there, stopped, failed):
     view = record.preprocess.crop(Image.fromarray(pixels))
-    print(predict.show(answered([path], view[None])[0]), flush=True)
+    print(predict.show(begin([path], view[None])()[0]), flush=True)
   print("no longer watching", flush=True)
   return int(bool(failures))
