@@ -548,3 +548,16 @@ def test_a_full_disk_for_the_weights(tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+  """It does not know a flag that came later, which must then be as if it was not given."""
+  old = {"config": {"lr": 0.1}, "finished": False, "task": "toy", "classes": [], "images": {}}
+  usual = {"lr": 0.01, "mixup": 0.0, "mesh": ()}
+  workdir.claim(tmp_path, old, set(), usual)
+  newer = old | {"config": {"lr": 0.1, "mixup": 0.0, "mesh": ()}}
+  workdir.claim(tmp_path, newer, set(), usual)
+  workdir.write(tmp_path, old)
+  newer["config"]["mixup"] = 0.2
+  with pytest.raises(ValueError, match=r"--mixup=0.0 there, --mixup=0.2 now\n"):
+    workdir.claim(tmp_path, newer, set(), usual)

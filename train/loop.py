@@ -174,7 +174,7 @@ def run(config: Config, job: Job) -> Outcome:
   with contextlib.ExitStack() as stack:
     if first := jax.process_index() == 0:  # of several processes, one writes
       stack.enter_context(workdir.locked(folder))
-      workdir.claim(folder, record, options.free(*job.flags))
+      workdir.claim(folder, record, options.free(*job.flags), options.usual(*job.flags))
     stack.enter_context(_going_on(folder))
     with spent(seconds, "start"):
       job.ready()

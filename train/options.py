@@ -58,6 +58,11 @@ def as_dict(*configs: Any) -> dict[str, Any]:
   return {f.name: getattr(c, f.name) for c in configs for f in dataclasses.fields(c)}
 
 
+def usual(*configs: Any) -> dict[str, Any]:
+  """The same with the values that flags have if they are not given."""
+  return {f.name: f.default for c in configs for f in dataclasses.fields(c)}
+
+
 def free(*configs: Any) -> set[str]:
   """Names of the flags that may change when a run is resumed."""
   return {f.name for c in configs for f in dataclasses.fields(c) if f.metadata["free"]}

@@ -42,12 +42,15 @@ def locked(workdir: Path) -> Iterator[None]:
     yield
 
 
-def claim(workdir: Path, run: Mapping[str, Any], free: set[str]) -> None:
+def claim(
+  workdir: Path, run: Mapping[str, Any], free: set[str], usual: Mapping[str, Any] = {}
+) -> None:
   """Makes `workdir` the folder of `run`, new or gone on with.
 
   Args:
     run: what run.json shall hold; "config" are the flags.
     free: flags that may differ from those of the run that is there.
+    usual: values of flags that a run of an older version need not know.
 
   Raises:
     ValueError: another run lives there; says what differs.
@@ -55,7 +58,7 @@ def claim(workdir: Path, run: Mapping[str, Any], free: set[str]) -> None:
   """
   path = workdir / "run.json"
   if path.exists():
-    if faults := _differences(read(workdir), run, free | {"workdir"}):
+    if faults := _differences(read(workdir), run, free | {"workdir"}, usual):
       raise ValueError(
         f"{workdir} holds another run:\n  " + "\n  ".join(faults) +
         "\ngive another --workdir, or the same flags to go on with that run"
@@ -87,9 +90,9 @@ def write(workdir: Path, run: Mapping[str, Any]) -> None:
   os.replace(part, workdir / "run.json")
 
 
-def _differences(old: Mapping, new: Mapping, free: set[str]) -> list[str]:
-  plain = json.loads(json.dumps(new))  # tuples become lists, as they did in the file
-  before, now = old.get("config", {}), plain["config"]
+def _differences(old: Mapping, new: Mapping, free: set[str], usual: Mapping) -> list[str]:
+  plain, usual = json.loads(json.dumps((new, usual)))  # tuples become lists, as in the file
+  before, now = usual | old.get("config", {}), plain["config"]
   flags = [
     f"--{name}={_brief(before.get(name))} there, --{name}={_brief(now.get(name))} now"
     for name in sorted((before.keys() | now.keys()) - free)
