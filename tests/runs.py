@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -71,3 +74,14 @@ def untrained(model, size: int, seed: int = 0) -> dict:
     return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
 
   return jax.tree_util.tree_map_with_path(fill, zoo.shapes(model, size=size))
+
+
+def on_devices(count: int, call: str):
+  """What `call`, of a module of tests, returns in a process with so many CPU devices, as JSON."""
+  code = f"import json; from tests import {call.split('.')[0]}; print(json.dumps({call}))"
+  there = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=600,
+    env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"},
+  )  # fmt: skip
+  assert there.returncode == 0, there.stderr
+  return json.loads(there.stdout.splitlines()[-1])

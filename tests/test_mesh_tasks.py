@@ -1,34 +1,24 @@
-"""Each task's update on four devices, batch and state split in two, is that of one device."""
+"""Updates on four devices, batch and state split in two, are those of one: of reading,
+segmentation, captions, YOLO and Mask R-CNN."""
 
 from functools import partial
-import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from tests import parity, test_anchor_tasks, test_tasks
+from tests import parity, runs, test_anchor_tasks, test_rcnn_cli, test_tasks
 from train import mesh
 from train.step import make_state, make_train_step
 from train.tasks.rcnn import Rcnn, Sampled
 from train.tasks.yolo import Yolo
 import zoo
-from zoo.classify.resnet import Block, ResNet
-from zoo.detect import fpn, rcnn
 
 
 def detectors():
   """{name: (network, task)}, with few narrow layers."""
-  trunk = partial(ResNet, (1, 1, 1, 1), block=partial(Block, bottleneck=False), width=8)
-  masks = partial(
-    rcnn.RCNN, trunk, num_classes=4, maps=("stage2", "stage3"), strides=(8, 16),
-    sizes=((16,), (32,), (64,)), pyramid=partial(fpn.FPN, 16), head=partial(rcnn.TwoDense, 32),
-    mask=partial(rcnn.MaskHead, 1), before=(20, 20), after=(20, 20), pooled=3, pooled_mask=7,
-  )  # fmt: skip
+  masks = partial(test_rcnn_cli.NARROW, num_classes=4)
   grid = zoo.create("yolov3_tiny", num_classes=4, width=1 / 16)
   # A quarter of 80 regions may have masks, more than are computed in any case.
   return {"masks": (Sampled(masks, anchors=64, regions=80), Rcnn()), "grid": (grid, Yolo(grid))}
@@ -81,13 +71,7 @@ def updates() -> dict[str, list[dict[str, float]]]:
 
 
 def test_four_devices_update_as_one():
-  code = "import json; from tests import test_mesh_tasks as t; print(json.dumps(t.updates()))"
-  there = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, timeout=600,
-    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-  )  # fmt: skip
-  assert there.returncode == 0, there.stderr
-  found = json.loads(there.stdout.splitlines()[-1])
+  found = runs.on_devices(4, "test_mesh_tasks.updates()")
   assert found.keys() == cases().keys()
   for name, (one, four) in found.items():
     # The gradient of a scale that a batch norm follows is zero but for rounding.

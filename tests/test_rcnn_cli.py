@@ -24,19 +24,20 @@ from zoo.ops import roi
 
 SIZE, BOXES = 64, 100
 STEPS, SAVED, STOPPED = 10, 3, 5
+# Few narrow layers.
+NARROW = partial(
+  RCNN, partial(ResNet, (1, 1, 1, 1), block=partial(Block, bottleneck=False), width=8),
+  maps=("stage2", "stage3"), strides=(8, 16), sizes=((16,), (32,), (64,)),
+  pyramid=partial(fpn.FPN, 16), head=partial(TwoDense, 32), mask=partial(MaskHead, 1),
+  before=(20, 20), after=(20, 20), pooled=3, pooled_mask=7,
+)  # fmt: skip
 
 
 @pytest.fixture
 def thin(monkeypatch, tmp_path):
   """Both variants with few narrow layers; what is compiled is compiled once for several runs."""
-  first = partial(
-    RCNN, partial(ResNet, (1, 1, 1, 1), block=partial(Block, bottleneck=False), width=8),
-    maps=("stage2", "stage3"), strides=(8, 16), sizes=((16,), (32,), (64,)),
-    pyramid=partial(fpn.FPN, 16), head=partial(TwoDense, 32), before=(20, 20), after=(20, 20),
-    pooled=3, pooled_mask=7, numerics=Numerics(plain=True),
-  )  # fmt: skip
-  names = {"fasterrcnn_resnet50_fpn": first}
-  names["maskrcnn_resnet50_fpn"] = partial(first, mask=partial(MaskHead, 1))
+  masks = partial(NARROW, numerics=Numerics(plain=True))
+  names = {"fasterrcnn_resnet50_fpn": partial(masks, mask=None), "maskrcnn_resnet50_fpn": masks}
   for name, make in names.items():
     monkeypatch.setitem(rcnn.VARIANTS, name, make)
     monkeypatch.setitem(zoo.catalog.VARIANTS, name, make)

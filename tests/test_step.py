@@ -2,12 +2,8 @@
 
 import dataclasses
 from functools import partial
-import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 from flax import linen as nn
 import jax
@@ -17,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests import parity
+from tests import parity, runs
 from train import mesh, metrics, optim
 from train import step as steps
 from train.mix import Mix
@@ -621,12 +617,7 @@ def devices_run():
 
 
 def test_one_device_equals_four():
-  code = "import json; from tests import test_step; print(json.dumps(test_step.devices_run()))"
-  there = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True,
-    env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-  )  # fmt: skip
-  four, one = json.loads(there.stdout.splitlines()[-1]), devices_run()
+  four, one = runs.on_devices(4, "test_step.devices_run()"), devices_run()
   assert (one["devices"], four["devices"]) == (1, 4)
   np.testing.assert_allclose(four["losses"], one["losses"], rtol=1e-4)
   np.testing.assert_allclose(four["sums"], one["sums"], rtol=1e-4, atol=1e-5)

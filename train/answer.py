@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from train import output, page, predict, startup
+from train.batches import padded
 from train.data import listing
 from train.data.transforms import UnreadableImage
 from train.tasks import Task
@@ -71,8 +72,7 @@ def answers(
   batch = min(batch, max(len(paths), 1))
   views = predict.views(_reads(paths), record.preprocess, threads)
   for some, pixels in predict.batches(views, batch, failed):
-    padded = np.concatenate([pixels, np.zeros((batch - len(pixels), *pixels.shape[1:]), np.uint8)])
-    found = jax.device_get(step(padded))
+    found = jax.device_get(step(padded(pixels, batch)))
     for i, path in enumerate(some):
       own = {name: array[i] for name, array in found.items()}
       if "box" in own:

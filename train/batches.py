@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 
 def chunks(rows: Iterable, size: int) -> Iterator[list]:
   some = []
@@ -37,3 +39,8 @@ def at_once(count: int, compiled: set[int], most: int) -> int:
 def filled(rows: Sequence, count: int) -> list:
   """`rows`, the last one repeated until there are `count`."""
   return [*rows, *[rows[-1]] * (count - len(rows))]
+
+
+def padded(rows: np.ndarray, count: int) -> np.ndarray:
+  """[count ...]: `rows` [n ...], and zeros behind them."""
+  return np.pad(rows, [(0, count - len(rows))] + [(0, 0)] * (rows.ndim - 1))

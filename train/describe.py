@@ -85,8 +85,7 @@ def captioner(
     answers = []
     for i in range(0, len(views), batch):
       some = np.stack(views[i : i + batch])
-      filled = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
-      found, attention = jax.device_get(run(variables, filled))
+      found, attention = jax.device_get(run(variables, batches.padded(some, batch)))
       answers += [
         _said(classes, *(part[k] for part in found), None if attention is None else attention[k])
         for k in range(len(some))

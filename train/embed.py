@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from convert import readers, writers
-from train import mesh, options, page, predict, startup
+from train import batches, mesh, options, page, predict, startup
 from train.data import datasets, shards
 from train.data.folders import SPLITS
 from train.options import option
@@ -128,8 +128,7 @@ class Embedder:
     self._run = run
 
   def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    room = self.batch - len(image)
-    full = np.pad(image, ((0, room), (0, 0), (0, 0), (0, 0)))
+    full = batches.padded(image, self.batch)
     out = jax.device_get(self._run(self._variables, mesh.put_batch(full, self._devices)))
     return tuple(np.asarray(part)[: len(image)] for part in out)
 

@@ -38,12 +38,13 @@ def make(
       f"--mesh={','.join(shape)} is for {math.prod(sizes.values())} devices; there are "
       f"{devices.size}: wanted sizes whose product is that, such as data:{devices.size}"
     )
-  if batch % devices.size:
+  mesh = Mesh(devices.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
+  if batch % mesh.size:
     raise ValueError(
-      f"--batch={batch} cannot be split over {devices.size} devices: wanted a multiple, such as "
-      f"{-(-batch // devices.size) * devices.size}"
+      f"--batch={batch} cannot be split over {mesh.size} devices: wanted a multiple, such as "
+      f"{even(batch, mesh)}"
     )
-  return Mesh(devices.reshape([sizes.get(axis, 1) for axis in AXES]), AXES)
+  return mesh
 
 
 def local(batch: int) -> Mesh:

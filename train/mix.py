@@ -3,6 +3,7 @@
 A batch is mixed with itself in reverse order, one share for all of its rows, as timm does.
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -43,6 +44,15 @@ class Mix:
     image = image * own + other * (1 - own)
     shown = jnp.full(len(image), jnp.mean(own), jnp.float32)
     return image, {**batch, "other": batch[target][::-1], "share": shown}
+
+
+def taught(batch: Batch, target: str, form: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """[... b n]: what `form` makes of the target [b ...]; of mixed rows both, by their shares."""
+  wanted = form(batch[target])
+  if "other" in batch:
+    share = batch["share"][:, None]
+    wanted = share * wanted + (1 - share) * form(batch["other"])
+  return wanted
 
 
 def outside_of_a_box(key: jax.Array, height: int, width: int, share: jax.Array) -> jax.Array:

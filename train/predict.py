@@ -35,7 +35,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from train import figures, gallery, mesh, options, output, page, runtime, startup
-from train.batches import chunks, one_ahead
+from train.batches import chunks, one_ahead, padded
 from train.data import transforms
 from train.data.folders import SUFFIXES
 from train.options import option
@@ -136,9 +136,9 @@ def answerer(
     return found, {name: method(network, variables, x, of) for name, method in methods.items()}
 
   def begin(paths, seen):
-    padded = np.concatenate([seen, np.zeros((rows - len(seen), *seen.shape[1:]), np.uint8)])
-    logits = outside and outside(padded)
-    computed = step(variables, mesh.put_batch(padded, devices), logits)
+    image = padded(seen, rows)
+    logits = outside and outside(image)
+    computed = step(variables, mesh.put_batch(image, devices), logits)
     return partial(finish, paths, seen, computed)
 
   def finish(paths, seen, computed):

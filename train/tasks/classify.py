@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.mix import taught
+
 PRESENT = 0.2  # of a mixture: more than this share of it, as timm's recipes have it
 
 
@@ -24,10 +26,7 @@ class Classify:
 
   def terms(self, out, batch):
     logits, label = out["logits"].astype(jnp.float32), batch["label"]
-    wanted = jax.nn.one_hot(label, logits.shape[-1])
-    if "other" in batch:  # see train.mix
-      share = batch["share"][:, None]
-      wanted = share * wanted + (1 - share) * jax.nn.one_hot(batch["other"], logits.shape[-1])
+    wanted = taught(batch, "label", lambda k: jax.nn.one_hot(k, logits.shape[-1]))
     weight = jnp.sum(wanted * jnp.array(self.weights), -1) if self.weights else 1.0
     wanted = optax.smooth_labels(wanted, self.smoothing)
     # The label's rank: how many logits are larger, or equal and earlier (as argmax breaks ties).

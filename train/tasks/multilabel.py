@@ -6,6 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from train.mix import taught
+
 
 @dataclasses.dataclass(frozen=True)
 class Multilabel:
@@ -26,18 +28,16 @@ class Multilabel:
   target: str = "labels"
 
   def terms(self, out, batch):
-    logits, labels = out["logits"].astype(jnp.float32), batch["labels"]
-    yes, no = taught = _taught(labels)
-    if "other" in batch:  # see train.mix: what both teach, by their shares
-      share = batch["share"][:, None]
-      taught = [share * a + (1 - share) * b for a, b in zip(taught, _taught(batch["other"]))]
-    loss = (taught[0] * self._yes(logits) + taught[1] * self._no(logits)).sum(-1)
+    logits = out["logits"].astype(jnp.float32)
+    is_so, is_not = taught(batch, "labels", _annotated)
+    loss = (is_so * self._yes(logits) + is_not * self._no(logits)).sum(-1)
+    yes, no = _annotated(batch["labels"])
     answer = (logits >= 0).astype(jnp.float32)
     both = (answer * yes).sum(-1)
     wrong = (answer * no + (1 - answer) * yes).sum(-1)
     known = (yes + no).sum(-1)
     return {
-      "loss": (loss, sum(taught).sum(-1)),
+      "loss": (loss, (is_so + is_not).sum(-1)),
       "right": (known - wrong, known),
       "f1": (2 * both, 2 * both + wrong),
     }
@@ -70,6 +70,6 @@ class Multilabel:
     return (-math.inf if math.isnan(measured["loss"]) else -measured["loss"],)
 
 
-def _taught(labels) -> tuple[jax.Array, jax.Array]:
-  """(yes, no), float32: 1 where a label is annotated so."""
-  return (labels == 1).astype(jnp.float32), (labels == 0).astype(jnp.float32)
+def _annotated(labels) -> jax.Array:
+  """[2 b c] float32 of labels [b c]: 1 where one is annotated yes, and where it is no."""
+  return jnp.stack([labels == 1, labels == 0]).astype(jnp.float32)
