@@ -9,6 +9,7 @@ from tests import photographs
 from train import startup
 
 startup.own_convolutions()  # as scripts do: some are compared, bit by bit, with what runs here
+startup.collect_seldom()
 # Before anybody imports Keras: an import that fails for want of TensorFlow leaves half of it.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 

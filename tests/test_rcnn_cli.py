@@ -176,7 +176,7 @@ def test_the_body_of_a_classifier(thin, tmp_path):
     patch.setattr(zoo, "load", lambda name, **_: (trunk, variables))
     config, optimizer, _ = configs(tmp_path, "fasterrcnn_resnet50_fpn", workdir="run")
     start = detect.prepare(config, optimizer, own).weights()
-    with pytest.raises(ValueError, match="is a classifier, and the detector is on none"):
+    with pytest.raises(ValueError, match="is a classifier, and the network stands on none"):
       config = dataclasses.replace(config, model="yolov3_tiny")
       detect.prepare(config, optimizer, own).weights()
   np.testing.assert_array_equal(

@@ -172,6 +172,16 @@ def test_a_file_that_is_not_there_gets_a_sentence(tmp_path):
     zoo.load(tmp_path / "nothing.safetensors")
 
 
+def test_some_variables_are_made_as_all_are():
+  model, key = zoo.create("mobilenetv1_025"), jax.random.key(0)
+  whole = flat(zoo.init(model, key, size=32))
+  paths = [path for path in whole if "classifier" in path or path.endswith("conv_stem/kernel")]
+  some = flat(zoo.init(model, key, size=32, paths=paths))
+  assert some.keys() == {*paths} and len(paths) == 3 < len(whole)
+  for path, array in some.items():
+    np.testing.assert_allclose(array, whole[path], rtol=1e-6)
+
+
 def test_fields_reach_the_module_and_its_numerics():
   model = zoo.create("resnet50.tv2", num_classes=None, dtype=jnp.bfloat16, freeze_norm=True)
   assert model.num_classes is None

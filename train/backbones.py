@@ -1,38 +1,44 @@
-"""A published classifier as the body of a network that has no checkpoint of its own."""
+"""A published network as the trunk of one that has no checkpoint of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import re
 
+from flax import linen as nn
 from flax import traverse_util
 import jax
 
 import zoo
 
 
-def planted(fresh: Mapping, backbone: str, module: str) -> dict:
-  """`fresh` variables with those of the checkpoint `backbone` in their top-level module.
+def under(module: str, classifier: str) -> dict:
+  """Variables of the checkpoint `classifier`, all in one module of that name."""
+  return {name: {module: tree} for name, tree in zoo.load(classifier)[1].items()}
 
-  The checkpoint's head, and stages that the network does not have, stay out.
+
+def planted(
+  model: nn.Module, backbone: str, known: Mapping, trunk: Sequence[str], *, size: zoo.Size,
+  seed: int,
+) -> dict:  # fmt: skip
+  """Fresh variables of a model of images, but `known` ones in the modules of its trunk.
+
+  Args:
+    backbone: the checkpoint that `known` is of; what the model has no place for stays out.
+    trunk: regular expressions of top-level modules.
 
   Raises:
-    ValueError: the module is another network.
-    FileNotFoundError: the weights are neither cached nor within reach.
+    ValueError: the model has no such module, or arrays of another shape there.
   """
-  _, known = zoo.load(backbone, num_classes=None)
-  whole = dict(jax.device_get(fresh))
-  wrong, count = [], 0
-  for collection, tree in whole.items():
-    if module not in tree:
-      continue
-    have = traverse_util.flatten_dict(known.get(collection, {}), sep="/")
-    want = traverse_util.flatten_dict(tree[module], sep="/")
-    count += len(want)
-    wrong += [p for p in want if p not in have or have[p].shape != want[p].shape]
-    if not wrong:
-      given = traverse_util.unflatten_dict({path: have[path] for path in want}, sep="/")
-      whole[collection] = {**tree, module: given}
-  if wrong:
+  have = traverse_util.flatten_dict(dict(known), sep="/")
+  want = traverse_util.flatten_dict(zoo.shapes(model, size=size), sep="/")
+  held = [p for p in want if any(re.fullmatch(stage, p.split("/")[1]) for stage in trunk)]
+  if not held:
+    raise ValueError(f"--backbone={backbone} is a classifier, and the network stands on none")
+  if wrong := [p for p in held if p not in have or have[p].shape != want[p].shape]:
     raise ValueError(
-      f"{backbone} is another network than this one's {module}: {len(wrong)} of {count} arrays do "
-      f"not fit, such as {wrong[0]}"
+      f"--backbone={backbone} has another trunk: {len(wrong)} of {len(held)} arrays do not fit, "
+      f"such as {wrong[0]}"
     )
-  return whole
+  key = jax.random.key(seed, impl="rbg")  # quicker to compile on a CPU than the default
+  fresh = zoo.init(model, key, size=size, paths=sorted(want.keys() - held))
+  out = traverse_util.flatten_dict(jax.device_get(fresh), sep="/")
+  return traverse_util.unflatten_dict(out | {path: have[path] for path in held}, sep="/")

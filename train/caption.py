@@ -158,8 +158,10 @@ def starting(config: loop.Config, own: Config, model, fields, size: int):
   if own.backbone:
 
     def planted():
-      fresh = zoo.init(model, jax.random.key(config.seed, impl="rbg"), size=size)
-      return backbones.planted(fresh, own.backbone, "encoder")
+      known = backbones.under("encoder", own.backbone)
+      return backbones.planted(
+        model, own.backbone, known, ("encoder",), size=size, seed=config.seed
+      )
 
     return planted
   if config.model in catalog.VARIANTS:

@@ -17,14 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from functools import partial
 from pathlib import Path
-import re
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import average_precision, loop, optim, options, startup
+from train import average_precision, backbones, loop, optim, options, startup
 from train.data import detection, detection_views
 from train.data.detection import BoxSource
 from train.data.detection_views import Augment
@@ -212,21 +210,11 @@ def on_backbone(model, backbone: str, stages: Sequence[str], size: int, seed: in
   Raises:
     ValueError: that is of another network.
   """
-  have, kept = traverse_util.flatten_dict(zoo.load(backbone)[1], sep="/"), stages[:-1]
   if zoo.task(zoo.record(backbone).variant) == "classify":
-    have, kept = {p.replace("/", "/body/", 1): array for p, array in have.items()}, ("body",)
-  want = traverse_util.flatten_dict(zoo.shapes(model, size=size), sep="/")
-  trunk = [p for p in want if any(re.fullmatch(s, p.split("/")[1]) for s in kept)]
-  if not trunk:
-    raise ValueError(f"--backbone={backbone} is a classifier, and the detector is on none")
-  if wrong := [p for p in trunk if p not in have or have[p].shape != want[p].shape]:
-    raise ValueError(
-      f"--backbone={backbone} has another trunk: {len(wrong)} of {len(trunk)} arrays do not fit, "
-      f"such as {wrong[0]}"
-    )
-  fresh = jax.device_get(zoo.init(model, jax.random.key(seed, impl="rbg"), size=size))
-  out = traverse_util.flatten_dict(fresh, sep="/")
-  return traverse_util.unflatten_dict(out | {p: have[p] for p in trunk}, sep="/")
+    known, trunk = backbones.under("body", backbone), ("body",)
+  else:
+    known, trunk = zoo.load(backbone)[1], stages[:-1]
+  return backbones.planted(model, backbone, known, trunk, size=size, seed=seed)
 
 
 def pixels_of(origin: zoo.Record, size: int) -> zoo.Preprocess:

@@ -164,10 +164,11 @@ def run(config: Config, job: Job) -> Outcome:
   start_of_run, pictures = time.perf_counter(), "image" in job.task.inputs
   record = _describe(config, job)
   seconds = dict.fromkeys(("start", "input", "compile", "train", "evaluate", "save"), 0.0)
+  wanted = like(config, job, mesh)
   make_step = partial(
     make_train_step, job.model, job.task, job.tx, jax.random.key(config.seed),
     job.record.preprocess, skip=bool(config.skip), ema=config.ema, mix=job.mix, remat=config.remat,
-    shardings=(meshes.shardings(mesh, like(config, job)), meshes.replicated(mesh)),
+    shardings=(places(wanted), meshes.replicated(mesh)),
   )  # fmt: skip
   held = train_step = None
   evaluate = Evaluator(job, mesh, seconds)
@@ -181,7 +182,7 @@ def run(config: Config, job: Job) -> Outcome:
     terminated = stack.enter_context(_sigterm())
     checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints"))
     with spent(seconds, "start"):
-      state = _begin(config, job, checkpoints, mesh)
+      state = _begin(config, job, checkpoints, wanted)
     start = int(state.step)
     log = metrics.Log(folder, start, per_epoch) if first else metrics.NoLog()
     stack.enter_context(contextlib.closing(log))
@@ -273,28 +274,33 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def like(config: Config, job: Job) -> State:
-  """The state in ShapeDtypeStructs."""
+def like(config: Config, job: Job, mesh) -> State:
+  """The state in ShapeDtypeStructs, which say where on the mesh each array is."""
   preprocess = job.record.preprocess
   variables = zoo.shapes(job.model, size=preprocess.size, channels=job.record.in_channels)
-  return jax.eval_shape(partial(make_state, tx=job.tx, ema=bool(config.ema)), variables)
+  state = jax.eval_shape(partial(make_state, tx=job.tx, ema=bool(config.ema)), variables)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state,
+    meshes.shardings(mesh, state),
+  )  # fmt: skip
 
 
-def _begin(config: Config, job: Job, checkpoints: Checkpoints, mesh) -> State:
+def places(wanted: State):
+  """The shardings of `like`."""
+  return jax.tree.map(lambda x: x.sharding, wanted)
+
+
+def _begin(config: Config, job: Job, checkpoints: Checkpoints, wanted: State) -> State:
   """The state that the run goes on from: of the workdir, else of the weights, else fresh."""
-  wanted = like(config, job)
-  state = checkpoints.restore(jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), wanted,
-    meshes.shardings(mesh, wanted),
-  ))  # fmt: skip
+  state = checkpoints.restore(wanted)
   if state is not None:
     say(f"going on with {config.workdir} at step {int(state.step)}")
     return state
-  return begin(config, job, mesh)
+  return begin(config, job, wanted)
 
 
-def begin(config: Config, job: Job, mesh) -> State:
-  """The state before the first update: of the weights, else fresh."""
+def begin(config: Config, job: Job, wanted: State) -> State:
+  """The state before the first update: of the weights, else fresh; where `wanted` says."""
   size, channels = job.record.preprocess.size, job.record.in_channels
   if job.weights:
     say(f"starting from {config.model}")
@@ -312,7 +318,7 @@ def begin(config: Config, job: Job, mesh) -> State:
       "are held, by --freeze_norm or in stages by --freeze"
     )
   start = partial(make_state, tx=job.tx, ema=bool(config.ema))
-  return jax.jit(start, out_shardings=meshes.shardings(mesh, like(config, job)))(variables)
+  return jax.jit(start, out_shardings=places(wanted))(variables)
 
 
 def folded_norms(variables: Mapping, held: str) -> int:

@@ -36,11 +36,12 @@ def find(
   config = dataclasses.replace(config, ema=0.0)
   job = dataclasses.replace(job, tx=make_tx(rate))
   mesh = meshes.make(config.mesh, batch=config.batch)
-  state = loop.begin(config, job, mesh)
+  wanted = loop.like(config, job, mesh)
+  state = loop.begin(config, job, wanted)
   step = make_train_step(
     job.model, job.task, job.tx, jax.random.key(config.seed), job.record.preprocess,
     frozen=job.held(0), mix=job.mix, remat=config.remat,
-    shardings=(meshes.shardings(mesh, loop.like(config, job)), meshes.replicated(mesh)),
+    shardings=(loop.places(wanted), meshes.replicated(mesh)),
   )  # fmt: skip
   losses, least = [], math.inf
   for _, batch in zip(range(UPDATES), job.train_batches(0)):

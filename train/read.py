@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 import re
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 
@@ -124,11 +125,13 @@ def weights(config: loop.Config, fields, same: bool, pixels: zoo.Line) -> dict:
   model, variables = zoo.load(config.model, seed=config.seed, **fields)
   if same:
     return variables
-  key = jax.random.key(config.seed)
-  fresh = zoo.init(model, key, size=pixels.size, channels=len(pixels.mean))
   head = zoo.stages(zoo.record(config.model).variant)[-1]
-  fresh = {name: array for name, array in fresh["params"].items() if re.fullmatch(head, name)}
-  return {**variables, "params": {**variables["params"], **fresh}}
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  fresh = zoo.init(
+    model, jax.random.key(config.seed), size=pixels.size, channels=len(pixels.mean),
+    paths=[path for path in flat if re.fullmatch(f"params/({head})/.*", path)],
+  )  # fmt: skip
+  return {**variables, "params": {**variables["params"], **fresh["params"]}}
 
 
 def folders(config: loop.Config, classes) -> dict[str, lines.Lines]:

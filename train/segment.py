@@ -168,10 +168,11 @@ def on_backbone(variant: str, backbone: str, seed: int, fields, size: int) -> di
     ValueError: it is another network than the one the segmenter stands on.
   """
   model = zoo.create(variant, **fields)
-  fresh = zoo.init(model, jax.random.key(seed, impl="rbg"), size=size)
-  if "backbone" in fresh["params"]:
-    return backbones.planted(fresh, backbone, "backbone")
-  return fcn.transplant(zoo.load(backbone)[1], fresh)  # the original FCN is a VGG itself
+  if isinstance(model, fcn.FCN):  # the original, which is a VGG itself
+    fresh = zoo.init(model, jax.random.key(seed, impl="rbg"), size=size)
+    return fcn.transplant(zoo.load(backbone)[1], fresh)
+  known = backbones.under("backbone", backbone)
+  return backbones.planted(model, backbone, known, ("backbone",), size=size, seed=seed)
 
 
 def mean_iou(measured) -> float:

@@ -1,6 +1,7 @@
 """What every script does before its work."""
 
 import dataclasses
+import gc
 import mmap
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from zoo.fetch import cache_dir
 
 OWN_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 WORDS = b"xla_cpu_experimental_ynn_fusion_type", b"LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+OBJECTS = 10_000  # new ones, after which Python looks for cycles; its own choice is 700
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +53,24 @@ def _compiled_in(*words: bytes) -> bool:
   return False
 
 
+def collect_seldom() -> None:
+  """Python looks for cycles in fewer of its objects, and less often.
+
+  What tracing makes lives on, and each time Python looked through all of it, and all modules:
+  an eighth of a run of one update (bench/speed.md).
+  """
+  if not gc.get_freeze_count():  # what is imported stays
+    gc.freeze()
+  gc.set_threshold(max(OBJECTS, gc.get_threshold()[0]), *gc.get_threshold()[1:])
+
+
 def set_up_compilation() -> None:
-  """`own_convolutions`, and what XLA compiles is kept beside the weights.
+  """`own_convolutions`, `collect_seldom`, and what XLA compiles is kept beside the weights.
 
   Unless the user chose a place for it, or none.
   """
   own_convolutions()
+  collect_seldom()
   if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:  # JAX's own: a second

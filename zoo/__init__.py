@@ -5,7 +5,7 @@ model, variables = zoo.load("resnet50.tv1", num_classes=67)  # its weights, a fr
 out = model.apply(variables, images, train=False)            # {"stage1": ..., "logits": ...}
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -78,10 +78,23 @@ def _with_fields(model: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
   return model.clone(**changes)
 
 
-def init(model: nn.Module, key: jax.Array, *, size: Size = 224, channels: int = 3) -> dict:
-  """Random variables of a model of images, {"params": ..., "batch_stats": ...}."""
-  image = jax.ShapeDtypeStruct((1, *pair(size), channels), jnp.float32)
-  return jax.jit(lambda key: model.init(key, jnp.zeros(image.shape), train=False))(key)
+def init(
+  model: nn.Module, key: jax.Array, *, size: Size = 224, channels: int = 3,
+  paths: Collection[str] | None = None,
+) -> dict:  # fmt: skip
+  """Random variables of a model of images, {"params": ..., "batch_stats": ...}.
+
+  Args:
+    paths: such as "params/stem/kernel": only these are made, which compiles sooner; None is all.
+  """
+
+  def some(key):
+    variables = model.init(key, jnp.zeros((1, *pair(size), channels)), train=False)
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    kept = flat.keys() if paths is None else paths
+    return traverse_util.unflatten_dict({path: flat[path] for path in kept}, sep="/")
+
+  return jax.jit(some)(key)  # jit drops the rest
 
 
 def shapes(model: nn.Module, *, size: Size = 224, channels: int = 3) -> dict:
@@ -202,12 +215,8 @@ def load(
   target = shapes(model, size=size, channels=channels)
 
   def fresh(paths):
-    def some(key):
-      variables = model.init(key, jnp.zeros((1, *pair(size), channels)), train=False)
-      flat = traverse_util.flatten_dict(variables, sep="/")
-      return {path: flat[path] for path in paths}
-
-    return jax.jit(some)(jax.random.key(seed))  # jit drops all but the head
+    made = init(model, jax.random.key(seed), size=size, channels=channels, paths=paths)
+    return traverse_util.flatten_dict(made, sep="/")
 
   head = f"{stages(info.variant)[-1]}|{heads.MODULES}"
   variables = store.read_variables(path)
