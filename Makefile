@@ -12,8 +12,10 @@ test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest --numprocesses=2 --dist=worksteal --durations=15
 
 # The original implementations; with them installed, `make test` compares every network with its own.
+# Where there is a libtpu it goes into a folder apart: JAX looks for TPUs wherever one is installed.
 references: $(VENV)/.test
 	$(PIP) --editable '.[references]'
+	-$(PIP) --no-deps --upgrade --target=$(VENV)/tpu 'libtpu==0.0.42.*'
 
 $(VENV)/.demo $(VENV)/.test: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'

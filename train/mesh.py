@@ -86,10 +86,14 @@ def shardings(mesh: Mesh, tree):
   return jax.tree.map(one, tree)
 
 
+def rows(mesh: Mesh) -> NamedSharding:
+  """Of a batch: its first axis is split over the mesh."""
+  return NamedSharding(mesh, PartitionSpec(AXES))
+
+
 def put_batch(batch, mesh: Mesh):
   """Arrays of this process's rows -> global arrays split over the mesh by their first axis."""
-  split = NamedSharding(mesh, PartitionSpec(AXES))
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows(mesh), x), batch)
 
 
 def fetch(tree):
