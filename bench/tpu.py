@@ -43,7 +43,8 @@ def slice_of(topology: str, library: Path = LIBRARY) -> list[jax.Device]:
   """The chips of a slice such as "v5e:2x4", which can be compiled for but run nothing."""
   os.environ.update(
     TPU_LIBRARY_PATH=str(library), TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
-    TPU_WORKER_ID="0", TPU_ACCELERATOR_TYPE="v5litepod-8",
+    TPU_WORKER_ID="0", TPU_ACCELERATOR_TYPE="v5litepod-8",  # or it asks the machine, and complains
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # its lock is for chips, and outlives a killed process
   )  # fmt: skip
   return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
 
