@@ -2,6 +2,7 @@
 
 import ast
 import ctypes.util
+import gc
 import os
 import subprocess
 import sys
@@ -55,3 +56,18 @@ def test_convolutions_on_a_cpu_are_xlas_own(monkeypatch):
   monkeypatch.setattr(startup, "WORDS", (b"xla_cpu_no_such_flag",))
   startup.own_convolutions()
   assert "XLA_FLAGS" not in os.environ  # a process with a flag that XLA does not know would end
+
+
+def test_cycles_are_looked_for_seldom():
+  before, kept = gc.get_threshold(), gc.get_freeze_count()
+  assert kept and before[0] == startup.OBJECTS  # by conftest, as by every script
+  try:
+    gc.set_threshold(700, 5, 4)
+    startup.collect_seldom()
+    assert gc.get_threshold() == (startup.OBJECTS, 5, 4) and gc.isenabled()
+    assert gc.get_freeze_count() <= kept  # what came since may end
+    gc.set_threshold(50_000, 5, 4)  # a user's own
+    startup.collect_seldom()
+    assert gc.get_threshold() == (50_000, 5, 4)
+  finally:
+    gc.set_threshold(*before)
