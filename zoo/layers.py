@@ -46,9 +46,9 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x):
     layer = self.layer(x)
-    kernel = _kernel(self, self.init, layer.kernel)
+    kernel = _param(self, "kernel", self.init, layer.kernel)
     has_bias = self.bias or self.folded and self.has_variable("params", "bias")
-    bias = self.param("bias", self.bias_init, (self.features,)) if has_bias else None
+    bias = _param(self, "bias", self.bias_init, (self.features,)) if has_bias else None
     if packed.is_packed(kernel):
       x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
       y = packed.conv(x, kernel, layer)
@@ -71,10 +71,15 @@ class Conv(nn.Module):
     )  # fmt: skip
 
 
-def _kernel(module: nn.Module, init, shape):
-  """The module's parameter, or what `zoo.fold` has packed it to."""
-  given = module.get_variable("params", "kernel")
-  return given if packed.is_packed(given) else module.param("kernel", init, shape)
+def _param(module: nn.Module, name: str, init, shape):
+  """`module.param`, which traces an initialiser even where the parameter is there already.
+
+  A kernel may be what `zoo.fold` has packed it to.
+  """
+  given = module.get_variable("params", name)
+  if packed.is_packed(given) or isinstance(given, (jax.Array, np.ndarray)) and given.shape == shape:
+    return given
+  return module.param(name, init, shape)
 
 
 class Dense(nn.Dense):
@@ -82,8 +87,8 @@ class Dense(nn.Dense):
 
   @nn.compact
   def __call__(self, x):  # no call of Flax's within: interceptors would meet both
-    kernel = _kernel(self, self.kernel_init, (x.shape[-1], self.features))
-    bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+    kernel = _param(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+    bias = _param(self, "bias", self.bias_init, (self.features,)) if self.use_bias else None
     if packed.is_packed(kernel):
       x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
       y = packed.dense(x, kernel)
@@ -120,8 +125,10 @@ class BatchNorm(nn.BatchNorm):
     features = x.shape[-1:]
     mean = self.variable("batch_stats", "mean", jnp.zeros, features)
     var = self.variable("batch_stats", "var", jnp.ones, features)
-    scale = self.param("scale", self.scale_init, features) if self.use_scale else jnp.ones(features)
-    bias = self.param("bias", self.bias_init, features)
+    scale = (
+      _param(self, "scale", self.scale_init, features) if self.use_scale else jnp.ones(features)
+    )
+    bias = _param(self, "bias", self.bias_init, features)
     if self.use_running_average:
       y = norm.shifted(x, scale, bias, mean.value, var.value, self.epsilon)
     else:
