@@ -64,9 +64,8 @@ def compiled(network, task, batch, devices, preprocess: zoo.Preprocess):
   step = make_train_step(
     network, task, tx, jax.random.key(1), preprocess, shardings=(split, mesh.replicated(place))
   )
-  at = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-  rows = {name: at(array, mesh.rows(place)) for name, array in batch.items()}
-  return step.lower(jax.tree.map(at, state, split), rows).compile()
+  rows = mesh.placed(batch, dict.fromkeys(batch, mesh.rows(place)))
+  return step.lower(mesh.placed(state, split), rows).compile()
 
 
 def exchanges(text: str) -> Counter:

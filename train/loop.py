@@ -279,10 +279,7 @@ def like(config: Config, job: Job, mesh) -> State:
   preprocess = job.record.preprocess
   variables = zoo.shapes(job.model, size=preprocess.size, channels=job.record.in_channels)
   state = jax.eval_shape(partial(make_state, tx=job.tx, ema=bool(config.ema)), variables)
-  return jax.tree.map(
-    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state,
-    meshes.shardings(mesh, state),
-  )  # fmt: skip
+  return meshes.placed(state, meshes.shardings(mesh, state))
 
 
 def places(wanted: State):

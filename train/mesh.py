@@ -86,6 +86,13 @@ def shardings(mesh: Mesh, tree):
   return jax.tree.map(one, tree)
 
 
+def placed(tree, where):
+  """The arrays of `tree` as ShapeDtypeStructs, each with its sharding out of the tree `where`."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where
+  )
+
+
 def rows(mesh: Mesh) -> NamedSharding:
   """Of a batch: its first axis is split over the mesh."""
   return NamedSharding(mesh, PartitionSpec(AXES))
@@ -93,7 +100,8 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 def put_batch(batch, mesh: Mesh):
   """Arrays of this process's rows -> global arrays split over the mesh by their first axis."""
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows(mesh), x), batch)
+  split = rows(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), batch)
 
 
 def fetch(tree):

@@ -154,8 +154,8 @@ class Deconv(nn.Module):
   @nn.compact
   def __call__(self, x):
     shape = (*self.kernel, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.init, shape)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else None
+    kernel = _param(self, "kernel", self.init, shape)
+    bias = _param(self, "bias", nn.initializers.zeros, (self.features,)) if self.bias else None
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     pads = ((self.padding,) * 2,) * 2
     y = ops.conv_transpose(x, kernel, stride=self.stride, padding=pads, plain=self.plain)
